@@ -1,0 +1,34 @@
+"""What a run can hold: one plugin a file, both directions on one screen.
+
+``encode`` turns an event into the messages of an event file; ``KINDS`` finds the value that reads a plugin back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchboard import proto
+from torchboard.values.graph import ConceptualGraph, OpGraph
+from torchboard.values.histogram import Histogram
+from torchboard.values.image import Image
+from torchboard.values.scalar import Scalar
+from torchboard.values.text import Text
+from torchboard.values.value import Event, Pending, Value
+
+__all__ = ["KINDS", "ConceptualGraph", "Event", "Histogram", "Image", "OpGraph", "Pending", "Scalar", "Text", "Value", "encode"]
+
+KINDS = {kind.plugin: kind for kind in (ConceptualGraph, Histogram, Image, OpGraph, Scalar, Text)}
+"""Plugin -> the value that ``decode``s it."""
+
+
+def encode(event: Event) -> list[Any]:
+    """The ``proto.Event`` messages of a settled event: one for all its values, and one for each that needs its own."""
+    messages = []
+    shared = [(tag, value) for tag, value in event.pairs if not getattr(value, "own_event", False)]
+    alone = [(tag, value) for tag, value in event.pairs if getattr(value, "own_event", False)]
+    for group in ([shared] if shared else []) + [[pair] for pair in alone]:
+        message = proto.Event(wall_time=event.wall_time, step=event.step)
+        for tag, value in group:
+            value.encode(tag, message)
+        messages.append(message)
+    return messages
