@@ -1,0 +1,228 @@
+"""The queue keeps its three promises: order, flush, errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from torchboard.errors import ClosedError, InvalidValueError, SinkError, TorchboardWarning
+from torchboard.sink.asynchronous import AsyncSink
+from torchboard.sink.memory import MemorySink
+from torchboard.values import Event, Scalar
+
+
+def event(step, droppable=False):
+    return Event(step, 1.0, (("loss", Scalar(float(step))),), "train", (), droppable)
+
+
+class Gate(MemorySink):
+    """Lets a write through only while it is open, or fails with what it was told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = threading.Event()
+        self.open.set()
+        self.failure = None
+        self.flushed = self.closed = 0
+
+    def write(self, event):
+        self.open.wait()
+        if self.failure is not None:
+            raise self.failure
+        super().write(event)
+
+    def flush(self):
+        self.flushed += 1
+
+    def close(self):
+        self.closed += 1
+
+
+def written(sink):
+    return [event.step for event in sink.events]
+
+
+def test_events_arrive_in_order_and_flush_waits_for_all_before_it():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    for step in range(1000):
+        sink.write(event(step))
+    sink.flush()
+    assert written(gate) == list(range(1000)) and gate.flushed == 1
+    sink.close()
+    assert gate.closed == 1
+
+
+def test_many_threads_may_write_and_nothing_is_lost():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    threads = [threading.Thread(target=lambda base=base: [sink.write(event(base + i)) for i in range(200)]) for base in range(0, 1000, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sink.close()
+    assert sorted(written(gate)) == list(range(1000))
+
+
+def test_an_idle_sink_wakes_up_for_a_write():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    threading.Event().wait(0.4)  # past the idle ticks
+    sink.write(event(1))
+    for _ in range(200):
+        if written(gate):
+            break
+        threading.Event().wait(0.02)
+    assert written(gate) == [1]
+    sink.close()
+
+
+def test_a_full_queue_drops_what_may_be_dropped_and_counts_it():
+    gate = Gate()
+    sink = AsyncSink(gate, max_bytes=3 * event(0).nbytes)
+    gate.open.clear()
+    for step in range(10):
+        sink.write(event(step, droppable=True))
+    assert 5 <= sink.dropped <= 7
+    gate.open.set()
+    with pytest.warns(TorchboardWarning, match="are lost"):
+        sink.close()
+    assert len(gate.events) + sink.dropped == 10
+
+
+def test_a_full_queue_makes_scalars_wait_for_room():
+    gate = Gate()
+    sink = AsyncSink(gate, max_bytes=2 * event(0).nbytes)
+    gate.open.clear()
+    writer = threading.Thread(target=lambda: [sink.write(event(step)) for step in range(10)])
+    writer.start()
+    writer.join(0.2)
+    assert writer.is_alive() and sink.dropped == 0
+    gate.open.set()
+    writer.join()
+    sink.close()
+    assert written(gate) == list(range(10))
+
+
+def test_a_fault_is_raised_by_the_next_call_once_with_its_cause_and_later_events_go_on():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    gate.failure = ValueError("broken")
+    sink.write(event(1))
+    with pytest.raises(SinkError, match="broken") as caught:
+        sink.flush()
+    assert isinstance(caught.value.__cause__, ValueError)
+    gate.failure = None
+    sink.write(event(2))
+    with pytest.warns(TorchboardWarning, match="1 events"):
+        sink.close()
+    assert written(gate) == [2] and sink.dropped == 1
+
+
+def test_a_full_disk_is_warned_of_once_and_nothing_is_lost_when_space_returns(recwarn):
+    gate = Gate()
+    sink = AsyncSink(gate)
+    gate.failure = OSError(errno.ENOSPC, "No space left on device")
+    for step in range(5):
+        sink.write(event(step))
+    sink.flush()
+    gate.failure = None
+    sink.close()
+    assert written(gate) == [0, 1, 2, 3, 4] and sink.dropped == 0
+    assert [str(warning.message).count("No space left") for warning in recwarn] == [1]
+
+
+def test_a_disk_that_stays_full_bounds_memory_and_blocks_nobody(recwarn):
+    gate = Gate()
+    sink = AsyncSink(gate, max_bytes=4 * event(0).nbytes)
+    gate.failure = OSError(errno.ENOSPC, "No space left on device")
+    for step in range(100):
+        sink.write(event(step))
+    sink.close()
+    assert sink.dropped == 100 and gate.events == []
+
+
+def test_a_full_disk_raises_at_the_next_call_where_that_is_asked_for():
+    gate = Gate()
+    sink = AsyncSink(gate, on_error="raise")
+    gate.failure = OSError(errno.ENOSPC, "No space left on device")
+    sink.write(event(1))
+    with pytest.raises(SinkError, match="No space"):
+        sink.flush()
+    with pytest.warns(TorchboardWarning, match="lost"):
+        sink.close()
+
+
+def test_a_closed_sink_says_so_and_closes_once():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    sink.close()
+    sink.close()
+    assert gate.closed == 1
+    with pytest.raises(ClosedError):
+        sink.write(event(1))
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(InvalidValueError, match="on_error"):
+        AsyncSink(MemorySink(), on_error="ignore")
+
+
+def test_a_value_that_never_arrives_costs_its_event_and_no_other():
+    class Lost:
+        nbytes = 8
+        plugins = {}
+
+        def settle(self):
+            raise RuntimeError("device lost")
+
+    gate = Gate()
+    sink = AsyncSink(gate)
+    sink.write(Event(1, 1.0, (), "train", (Lost(),)))
+    with pytest.raises(SinkError, match="device lost"):
+        sink.flush()
+    sink.write(event(2))
+    with pytest.warns(TorchboardWarning, match="1 events"):
+        sink.close()
+    assert written(gate) == [2]
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(3)", "raise RuntimeError('crash')"])
+def test_a_script_that_ends_without_close_loses_nothing(tmp_path, ending):
+    code = (
+        "import sys; from torchboard.run import open_run; from torchboard.values import Scalar\n"
+        "run = open_run(sys.argv[1])\n"
+        "for step in range(500): run.write(step, (('loss', Scalar(1.0)),))\n" + ending
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL, check=False)
+    assert count(tmp_path) == 500
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_neither_hangs_nor_writes_the_parents_queue_again(tmp_path):
+    code = (
+        "import os, sys; from torchboard.run import open_run; from torchboard.errors import ClosedError\n"
+        "from torchboard.values import Scalar\n"
+        "run = open_run(sys.argv[1])\n"
+        "for step in range(300): run.write(step, (('loss', Scalar(1.0)),))\n"
+        "if os.fork() == 0:\n"
+        "    try: run.write(300, (('loss', Scalar(1.0)),))\n"
+        "    except ClosedError: sys.exit(0)\n"
+        "    sys.exit(1)\n"
+        "assert os.wait()[1] == 0\n"
+        "run.close()"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], check=True, timeout=60)
+    assert count(tmp_path) == 300
+
+
+def count(directory):
+    from torchboard.eventfile.scanning import scan
+
+    return sum(1 for file in directory.glob("*tfevents*") for _ in scan(file)) - 2

@@ -1,0 +1,124 @@
+"""Event files on disk: whole, shared, and never torn."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from torchboard import proto
+from torchboard.errors import ClosedError, RunInUseError
+from torchboard.eventfile.scanning import scan
+from torchboard.sink.event_file import EventFileSink
+from torchboard.values import Event, Scalar
+
+
+def events(path):
+    return [proto.Event.FromString(record.data) for record in scan(path)]
+
+
+def files(directory):
+    return sorted(str(path) for path in directory.glob("*tfevents*"))
+
+
+def steps(directory):
+    return [event.step for file in files(directory) for event in events(file) if event.HasField("summary")]
+
+
+def write(sink, step, run=""):
+    sink.write(Event(step, 1.0, (("loss", Scalar(0.5)),), run))
+
+
+def test_the_first_file_of_a_run_opens_with_version_writer_and_start(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 3)
+    sink.close()
+    version, start, event = events(files(tmp_path)[0])
+    assert (version.file_version, version.source_metadata.writer) == ("brain.Event:2", "torchboard")
+    assert (start.session_log.status, start.step) == (proto.SessionLog.START, 0)
+    assert (event.step, event.summary.value[0].tag, event.summary.value[0].simple_value) == (3, "loss", 0.5)
+
+
+def test_what_write_returned_for_is_in_the_kernel_before_any_flush(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    assert steps(tmp_path) == [1]
+    sink.close()
+
+
+def test_a_later_file_sorts_later_and_starts_again_only_if_told_to(tmp_path):
+    for purge_step in (None, None, 5):
+        sink = EventFileSink(str(tmp_path), purge_step)
+        write(sink, 1)
+        sink.close()
+    starts = [[event.step for event in events(file) if event.HasField("session_log")] for file in files(tmp_path)]
+    assert starts == [[0], [], [5]]
+
+
+def test_runs_have_directories_of_their_own_opened_when_first_written(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1, "train")
+    assert files(tmp_path) == [] and not (tmp_path / "validation").exists()
+    write(sink, 2, "validation")
+    sink.close()
+    assert (steps(tmp_path / "train"), steps(tmp_path / "validation")) == ([1], [2])
+
+
+def test_two_sinks_on_one_directory_share_one_file_until_both_have_closed(tmp_path):
+    outer, inner = EventFileSink(str(tmp_path)), EventFileSink(str(tmp_path / "train"))
+    write(outer, 1, "train")
+    write(inner, 2)
+    outer.close()
+    write(inner, 3)
+    inner.close()
+    assert len(files(tmp_path / "train")) == 1 and steps(tmp_path / "train") == [1, 2, 3]
+
+
+def test_a_write_after_close_is_refused(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    sink.close()
+    sink.close()
+    with pytest.raises(ClosedError):
+        write(sink, 1)
+
+
+def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    pwrite = os.pwrite
+
+    def full_disk(file, data, offset, calls=[]):
+        calls.append(1)
+        if len(calls) == 1:
+            return pwrite(file, data[:10], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            write(sink, 2)
+    write(sink, 3)
+    sink.close()
+    assert steps(tmp_path) == [1, 3]
+
+
+def test_a_directory_that_another_process_writes_in_is_refused_until_that_process_ends(tmp_path):
+    code = (
+        "import sys; from torchboard.sink.event_file import EventFileSink\n"
+        "sink = EventFileSink(sys.argv[1]); sink.open(''); sys.stdout.write('open'); sys.stdout.flush(); sys.stdin.read()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.read(4) == b"open"
+    with pytest.raises(RunInUseError, match="another process is writing"):
+        EventFileSink(str(tmp_path)).open("")
+    other.kill()
+    other.wait()
+    other.stdin.close()
+    other.stdout.close()
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    sink.close()
+    assert steps(tmp_path) == [1]

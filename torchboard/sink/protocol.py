@@ -1,0 +1,20 @@
+"""The three verbs of every sink."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torchboard.values import Event
+
+
+class Sink(Protocol):
+    """Takes events in order. Asynchrony is a sink that holds a sink, not an option of one."""
+
+    def write(self, event: Event) -> None:
+        """Takes one event. What it holds must not change afterwards."""
+
+    def flush(self) -> None:
+        """Returns when everything written before it is where the sink takes it."""
+
+    def close(self) -> None:
+        """Flushes and lets go of files and threads. A second call does nothing."""
