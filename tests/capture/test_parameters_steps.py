@@ -1,0 +1,147 @@
+"""Parameters, gradients and updates, at the optimizer's boundary."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from torchboard.capture.options import Capture
+from torchboard.capture.parameters import Parameters
+from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
+from torchboard.values import Event
+
+
+class Watch:
+    """A watcher that notes what it is told."""
+
+    def __init__(self, model, optimizer=None):
+        self.calls = []
+        self.watcher = StepWatcher(model, self.before, self.after, optimizer)
+
+    def before(self, optimizer):
+        self.calls.append(("before", optimizer))
+
+    def after(self, optimizer):
+        self.calls.append(("after", optimizer))
+
+
+def backward(model):
+    model(torch.randn(4, 3)).pow(2).sum().backward()
+
+
+def histograms(parameters):
+    pairs = Event(0, 0.0, (), "", tuple(parameters.collect())).settled().pairs
+    return {tag: value.buckets for tag, value in pairs}
+
+
+def test_gradients_updates_and_parameters_are_exact_at_their_ends():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    parameters = Parameters(model, Capture())
+    parameters.arm(True)
+    backward(model)
+    gradient = model.weight.grad.clone()
+    parameters.before_step(optimizer)
+    optimizer.step()
+    parameters.after_step(optimizer)
+    seen = histograms(parameters)
+    assert set(seen) == {f"{kind}/{name}" for kind in ("gradients", "updates", "parameters") for name in ("weight", "bias")}
+    for kind, tensor in (("gradients", gradient), ("updates", -0.5 * gradient), ("parameters", model.weight)):
+        buckets = seen[f"{kind}/weight"]
+        assert buckets[:, 2].sum() == 6
+        assert (buckets[0, 0], buckets[-1, 1]) == pytest.approx((tensor.min().item(), tensor.max().item()), rel=1e-5)
+
+
+def test_unarmed_steps_leave_only_the_parameters():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    parameters = Parameters(model, Capture())
+    backward(model)
+    parameters.before_step(optimizer)
+    parameters.after_step(optimizer)
+    assert set(histograms(parameters)) == {"parameters/weight", "parameters/bias"}
+
+
+def test_kinds_can_be_left_out_and_frozen_parameters_have_no_gradient():
+    model = nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    parameters = Parameters(model, Capture(parameters=False, updates=False))
+    parameters.arm(True)
+    backward(model)
+    parameters.before_step(optimizer)
+    parameters.after_step(optimizer)
+    assert set(histograms(parameters)) == {"gradients/weight"}
+
+
+def test_a_fused_optimizers_loss_scale_is_taken_off():
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    optimizer.grad_scale = torch.tensor(8.0)
+    model.weight.grad = torch.full((2, 3), 16.0)
+    parameters = Parameters(model, Capture(updates=False, parameters=False))
+    parameters.arm(True)
+    parameters.before_step(optimizer)
+    assert histograms(parameters)["gradients/weight"].tolist()[0][:2] == [2.0, 2.0]
+
+
+def test_only_optimizers_that_hold_a_parameter_of_the_model_are_reported():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    ours, theirs = (torch.optim.Adam(item.parameters()) for item in (model, other))
+    watch = Watch(model)
+    for item, optimizer in ((model, ours), (other, theirs)):
+        backward(item)
+        optimizer.step()
+    assert watch.calls == [("before", ours), ("after", ours)]
+    assert watch.watcher.live_optimizers() == [ours]
+
+
+def test_a_closed_watcher_reports_nothing():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    watch = Watch(model, optimizer)
+    watch.watcher.close()
+    backward(model)
+    optimizer.step()
+    assert watch.calls == []
+
+
+def test_a_forgotten_watcher_is_collected_and_holds_neither_model_nor_optimizer():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    watch = Watch(model, optimizer)
+    backward(model)
+    optimizer.step()
+    watch.calls.clear()
+    references = [weakref.ref(item) for item in (watch, watch.watcher, model, optimizer)]
+    del watch, model, optimizer
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 4
+
+
+def test_a_step_inside_the_backward_pass_is_no_boundary():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    watch = Watch(model, optimizer)
+    model.weight.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+    version = WeightsVersion(model)
+    backward(model)
+    assert watch.calls == [] and version.changed() and not version.changed()
+
+
+def rates(*groups, names=()):
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(4)]
+    named = [{"params": [parameters[i]], "lr": lr, **({"name": names[i]} if names else {})} for i, lr in enumerate(groups)]
+    return torch.optim.SGD(named, lr=1.0)
+
+
+def test_learning_rates_are_told_apart_by_group_and_optimizer():
+    assert learning_rates([rates(0.1)]) == {"": 0.1}
+    assert learning_rates([rates(0.1, 0.2)]) == {"_0": 0.1, "_1": 0.2}
+    assert learning_rates([rates(0.1, 0.2, names=("body", "head"))]) == {"_body": 0.1, "_head": 0.2}
+    assert learning_rates([rates(0.1), rates(0.2)]) == {"_SGD": 0.1, "_SGD_2": 0.2}
+    assert learning_rates([]) == {}

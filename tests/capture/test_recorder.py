@@ -1,0 +1,289 @@
+"""The recorder sees every layer's output and gradient, and leaves the model alone."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from torchboard.capture.options import Capture
+from torchboard.capture.recorder import Recorder
+from torchboard.errors import InvalidValueError
+from torchboard.values import Event
+
+
+def recorded(recorder, phase="train"):
+    """Tag -> (elements, least, greatest) of what was recorded since the last call."""
+    pairs = Event(0, 0.0, (), "", tuple(recorder.collect(phase))).settled().pairs
+    return {tag: (value.buckets[:, 2].sum(), value.buckets[0, 0], value.buckets[-1, 1]) for tag, value in pairs if value.plugin == "histograms"}
+
+
+def armed(model, **options):
+    recorder = Recorder(model, Capture(**options))
+    recorder.arm(True)
+    return recorder
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+
+def test_every_layer_but_containers_is_recorded_with_all_its_elements():
+    net, x = Net(), torch.randn(2, 1, 8, 8)
+    recorder = armed(net)
+    net(x).sum().backward()
+    counts = {tag: count for tag, (count, _, _) in recorded(recorder).items()}
+    maps, scores = 2 * 4 * 36, 2 * 3
+    sizes = {"body/0": maps, "body/1": maps, "body/2": maps, "head": scores, "Net": scores}
+    assert counts == {f"{kind}/{name}": size for kind in ("activations", "activation_gradients") for name, size in sizes.items()}
+
+
+def test_an_output_is_read_before_a_later_layer_changes_it_in_place():
+    net = Net()
+    recorder = armed(net)
+    net(torch.randn(2, 1, 8, 8))
+    seen = recorded(recorder)
+    assert seen["activations/body/1"][1] < 0 == seen["activations/body/2"][1]
+
+
+def test_gradients_are_those_of_autograd():
+    layer = nn.Linear(3, 2)
+    net = nn.Sequential(layer, nn.Tanh())
+    x = torch.randn(5, 3)
+    recorder = armed(net)
+    out = net(x)
+    out.pow(2).sum().backward()
+    seen = recorded(recorder)["activation_gradients/1"]
+    expected = 2 * out.detach()
+    assert seen[0] == 10 and seen[1] == pytest.approx(expected.min().item(), rel=1e-6)
+    assert seen[2] == pytest.approx(expected.max().item(), rel=1e-6)
+
+
+def test_a_disarmed_model_carries_no_hook():
+    net = Net()
+    before = hooks(net)
+    recorder = armed(net)
+    assert hooks(net) == before + 5
+    recorder.arm(False)
+    assert hooks(net) == before
+    net(torch.randn(2, 1, 8, 8))
+    assert recorded(recorder) == {}
+
+
+def test_steps_of_an_epoch_add_up():
+    net = Net()
+    recorder = armed(net, gradients=False)
+    for _ in range(3):
+        net(torch.randn(2, 1, 8, 8))
+    assert recorded(recorder)["activations/head"][0] == 3 * 6
+
+
+def test_training_is_the_same_to_the_bit_with_and_without():
+    states = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        net = Net()
+        net.add_module("drop", nn.Dropout(0.5))
+        if watched:
+            recorder = armed(net)
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        for _ in range(3):
+            net.drop(net(torch.randn(4, 1, 8, 8))).pow(2).mean().backward()
+            optimizer.step()
+        states.append((*net.state_dict().values(), torch.rand(3)))
+    assert recorder.error is None
+    assert all(torch.equal(a, b) for a, b in zip(*states))
+
+
+def test_an_evaluation_in_between_is_not_taken_for_training():
+    net = Net()
+    recorder = armed(net)
+    net.eval()
+    with torch.no_grad():
+        net(torch.randn(2, 1, 8, 8))
+    assert recorded(recorder) == {}
+    net(torch.randn(2, 1, 8, 8))  # fine-tuning with frozen statistics: evaluation mode, but with gradients
+    assert "activations/head" in recorded(recorder)
+
+
+def test_another_phase_has_sketches_of_its_own_and_its_first_pass_only():
+    net = Net().eval()
+    recorder = Recorder(net, Capture())
+    recorder.phase = "validation"
+    recorder.arm_for_one_pass()
+    with torch.inference_mode():
+        for _ in range(3):
+            net(torch.randn(2, 1, 8, 8))
+    assert recorded(recorder) == {}
+    assert recorded(recorder, "validation")["activations/head"][0] == 6
+    assert hooks(net) == 0
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_counts_every_activation_and_gradient_once(reentrant):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    recorder = armed(net)
+    x = torch.randn(5, 3, requires_grad=True)
+    checkpoint(net, x, use_reentrant=reentrant).sum().backward()
+    seen = recorded(recorder)
+    assert {tag: count for tag, (count, _, _) in seen.items()} == {
+        **{f"activations/{name}": 5 * size for name, size in (("0", 4), ("1", 4), ("2", 2), ("Sequential", 2))},
+        **{f"activation_gradients/{name}": 5 * size for name, size in (("0", 4), ("1", 4), ("2", 2), ("Sequential", 2))},
+    }
+
+
+def test_a_view_that_is_changed_in_place_still_reports_its_gradient():
+    net = nn.Sequential(nn.InstanceNorm2d(2), nn.ReLU(inplace=True))
+    recorder = armed(net)
+    net(torch.randn(2, 2, 4, 4, requires_grad=True)).sum().backward()
+    assert recorded(recorder)["activation_gradients/0"][0] == 64
+
+
+def test_nested_outputs_are_told_apart():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return {"logits": x, "past": (x[:1], None)}
+
+    recorder = armed(Pair())
+    recorder._model(torch.ones(3, 2))
+    assert {tag: count for tag, (count, _, _) in recorded(recorder).items()} == {
+        "activations/Pair.logits": 6,
+        "activations/Pair.past.0": 2,
+    }
+
+
+def test_a_shared_layer_adds_up_its_calls():
+    shared = nn.Linear(2, 2)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = self.second = shared
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    recorder = armed(Twice(), gradients=False)
+    recorder._model(torch.ones(3, 2))
+    assert recorded(recorder)["activations/first"][0] == 12
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), copy.copy], ids=["deepcopy", "pickle", "copy"])
+def test_a_copy_made_while_armed_works_and_does_not_report(copied):
+    net = Net()
+    recorder = armed(net)
+    other = copied(net)
+    if copied is not copy.copy:  # a shallow copy shares its layers, and so their hooks
+        other(torch.randn(2, 1, 8, 8)).sum().backward()
+        assert recorded(recorder) == {}
+    net(torch.randn(2, 1, 8, 8))
+    assert recorded(recorder)["activations/head"][0] == 6
+
+
+def test_a_forward_pass_that_raises_leaves_the_recorder_working():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            y = self.layer(x)
+            if len(x) == 1:
+                raise KeyError("one")
+            return y
+
+    net = Fails()
+    recorder = armed(net)
+    with pytest.raises(KeyError, match="one"):
+        net(torch.ones(1, 2))
+    net(torch.ones(3, 2))
+    assert recorded(recorder)["activations/layer"][0] == 8
+
+
+def test_outputs_that_hold_nothing_to_measure_are_left_out():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.complex(x, x), x.to_sparse(), torch.empty(3, device="meta"), None, "text", x[:0]
+
+    recorder = armed(Odd())
+    recorder._model(torch.ones(2, 2))
+    assert set(recorded(recorder)) == {"activations/Odd.1"} and recorder.error is None
+
+
+def test_elements_that_are_not_finite_are_counted_beside_the_histogram():
+    net = nn.Identity()
+    recorder = armed(net)
+    net(torch.tensor([1.0, float("nan"), float("inf"), -float("inf"), 2.0]))
+    pairs = dict(Event(0, 0.0, (), "", tuple(recorder.collect("train"))).settled().pairs)
+    assert pairs["nonfinite/activations/Identity"].value == 3
+    assert pairs["activations/Identity"].buckets[:, 2].sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"include": "body.*"}, {"body/0", "body/1", "body/2"}),
+        ({"include": nn.Linear}, {"head"}),
+        ({"include": [nn.Linear, "body.1"]}, {"body/1", "head"}),
+        ({"exclude": lambda name, module: "body" in name}, {"Net", "head"}),
+        ({"max_layers": 2}, {"Net", "body/0"}),
+    ],
+    ids=["glob", "type", "both", "predicate", "bound"],
+)
+def test_layers_can_be_chosen(options, names):
+    net = Net()
+    recorder = armed(net, gradients=False, **options)
+    net(torch.randn(2, 1, 8, 8))
+    assert set(recorded(recorder)) == {f"activations/{name}" for name in names}
+
+
+@pytest.mark.parametrize("options", [{"include": 3}, {"every": "ten"}, {"max_layers": -1}, {"exclude": [None]}], ids=str)
+def test_bad_options_are_refused_at_the_call(options):
+    with pytest.raises(InvalidValueError):
+        Capture(**options)
+
+
+def test_a_fault_of_ours_never_leaves_a_hook(monkeypatch):
+    from torchboard.sketch.table import SketchTable
+
+    def broken(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(SketchTable, "observe_", broken)
+    net = Net()
+    recorder = armed(net)
+    net(torch.randn(2, 1, 8, 8)).sum().backward()
+    assert str(recorder.error) == "no memory"
+
+
+def test_a_gradient_that_comes_after_its_window_is_not_counted():
+    net = nn.Linear(2, 2)
+    recorder = armed(net)
+    out = net(torch.ones(3, 2))
+    recorder.arm(False)
+    recorder.arm(True)
+    functional.mse_loss(out, torch.zeros(3, 2)).backward()
+    assert set(recorded(recorder)) == {"activations/Linear"}
+
+
+def test_compiling_an_armed_model_breaks_no_graph_and_captures_nothing():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    recorder = armed(net)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(torch.ones(3, 2)), nn.functional.relu(net[0](torch.ones(3, 2))))
+    assert recorder.error is None

@@ -1,0 +1,54 @@
+"""Gradients of layer outputs, read by a hook on the output tensor itself.
+
+A module's backward hook would wrap the output and break models that change it in place; a tensor hook sees the gradient
+of the value as it was when the layer returned it, and leaves the graph as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchboard.capture.inert import InertWhenCopied
+from torchboard.capture.tensors import measurable
+
+graph_task = torch._C._current_graph_task_id
+"""Number of the backward pass that runs on this thread; -1 outside of one."""
+
+
+def tap(output: Tensor, report) -> None:
+    """Calls ``report(gradient)`` when a backward pass reaches ``output``, which must come from an operation.
+
+    An in-place operation on an output that is a view gives the view a new history, and a hook on the old one stays
+    silent: where the base has as many elements as the view, its gradient stands in.
+    """
+    hook = _GradientHook(report)
+    output.register_hook(hook)
+    base = output._base if output._is_view() else None
+    if base is not None and base.grad_fn is not None and base.numel() == output.numel():
+        base.register_hook(_BaseHook(hook))
+
+
+class _GradientHook(InertWhenCopied):
+    __slots__ = ("report", "task")
+
+    def __init__(self, report) -> None:
+        self.report = report
+        self.task = -1
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        self.task = graph_task()
+        local = None if gradient is None else measurable(gradient)
+        if local is not None:
+            self.report(local)
+
+
+class _BaseHook(InertWhenCopied):
+    __slots__ = ("view_hook",)
+
+    def __init__(self, view_hook: _GradientHook) -> None:
+        self.view_hook = view_hook
+
+    def __call__(self, gradient: Tensor | None) -> None:
+        if self.view_hook.task != graph_task():
+            self.view_hook(gradient)

@@ -1,0 +1,89 @@
+"""Metrics of batches, averaged where they are: a loss on a device stays there until the epoch ends."""
+
+from __future__ import annotations
+
+import numbers
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchboard.capture.snapshot import HostCopy, Numbers
+from torchboard.errors import InvalidValueError
+from torchboard.values import Scalar, Value
+
+
+def check_metric(name: str, value: object) -> float | Tensor:
+    """One number, as a float or as a detached 0-d tensor on its device. NaN and infinities are data.
+
+    Raises:
+        InvalidValueError: it is not one real number.
+    """
+    if isinstance(value, Tensor):
+        if value.device.type == "meta":
+            raise _refused(name, "a tensor on 'meta'", "it has no value", "log it after it is computed on a device")
+        if value.numel() != 1 or value.is_complex() or value.is_quantized:
+            described = f"a tensor of shape {list(value.shape)} and {value.dtype}"
+            raise _refused(name, described, "a metric is one real number", "reduce it first, such as value.mean()")
+        return value.detach().reshape(())
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(())[()]
+    if isinstance(value, (numbers.Real, np.bool_)):
+        return float(value)
+    described = f"{type(value).__name__} {value!r:.80}"
+    raise _refused(name, described, "a metric is one real number", "give a float, or a tensor or array with one element")
+
+
+def _refused(name: str, came: str, wrong: str, remedy: str) -> InvalidValueError:
+    return InvalidValueError(f"metric {name!r} = {came}", wrong, remedy)
+
+
+class RunningMeans:
+    """The means of metrics since the last ``take``. Sums are float64 (float32 where a device has no float64)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float | Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, float | Tensor]) -> None:
+        """Adds one checked value to each metric's mean; two small operations a tensor, no sync."""
+        for name, value in metrics.items():
+            wide = _wide(value)
+            known = self._sums.get(name)
+            self._sums[name] = wide if known is None else _sum(known, wide)
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float | Tensor]:
+        """The means, as floats or 0-d tensors on their devices; begins anew."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+
+def scalars(metrics: dict[str, float | Tensor]) -> tuple[tuple[tuple[str, Value], ...], tuple[Numbers, ...]]:
+    """Metrics by tag as pairs and pending numbers of an event: host floats at once, tensors one copy a device."""
+    pairs = tuple((tag, Scalar(value)) for tag, value in metrics.items() if isinstance(value, float))
+    devices: dict[torch.device, list[str]] = {}
+    for tag, value in metrics.items():
+        if isinstance(value, Tensor):
+            devices.setdefault(value.device, []).append(tag)
+    pending = tuple(
+        Numbers(tuple(tags), HostCopy([torch.stack([_wide(metrics[tag]) for tag in tags])])) for tags in devices.values()
+    )
+    return pairs, pending
+
+
+def _wide(value: float | Tensor) -> float | Tensor:
+    if isinstance(value, float):
+        return value
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
+def _sum(total: float | Tensor, value: float | Tensor) -> float | Tensor:
+    """The sum, on the accelerator if either is there: never a copy from a device to the host."""
+    if isinstance(total, Tensor) and isinstance(value, Tensor) and total.device != value.device:
+        if total.device.type == "cpu":
+            total = total.to(value.device, non_blocking=True)
+        else:
+            value = value.to(total.device, non_blocking=True)
+    return total + value

@@ -1,0 +1,62 @@
+"""What to capture, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from torch import nn
+
+from torchboard.errors import InvalidValueError
+from torchboard.schedule import Schedule, as_schedule
+
+Selector = Union[str, type, Callable[[str, nn.Module], bool]]
+"""A glob over module names (``"layer1.*"``), a module type, or a function of a module's name and the module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What a monitor captures of a model.
+
+    Attributes:
+        activations: the outputs of the layers.
+        gradients: the gradients of the parameters, and of the layers' outputs.
+        parameters: the parameters, as they are at the end of an epoch.
+        updates: by how much an optimizer step changes each parameter. Holds a copy of the parameters during that step.
+        every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured.
+        include: layers to capture: a glob, a type, a predicate or several of them; None for all.
+        exclude: layers to leave out, in the same forms; wins over ``include``.
+        max_layers: at most this many layers, the first ones in the model's order; None for no bound.
+
+    Raises:
+        InvalidValueError: a field has another type than these.
+    """
+
+    activations: bool = True
+    gradients: bool = True
+    parameters: bool = True
+    updates: bool = True
+    every: int | Schedule = 10
+    include: Selector | Sequence[Selector] | None = None
+    exclude: Selector | Sequence[Selector] | None = None
+    max_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        as_schedule(self.every)
+        for selector in (*selectors(self.include), *selectors(self.exclude)):
+            if not isinstance(selector, (str, type)) and not callable(selector):
+                raise InvalidValueError(
+                    f"layer selector {selector!r}",
+                    "layers are told by a glob, a type or a function of (name, module)",
+                    "give 'layer1.*', nn.Conv2d or lambda name, module: …",
+                )
+        if self.max_layers is not None and (not isinstance(self.max_layers, int) or self.max_layers < 0):
+            raise InvalidValueError(f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all")
+
+
+def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ...]:
+    """One selector or several, as a tuple."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)

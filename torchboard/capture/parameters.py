@@ -1,0 +1,76 @@
+"""Parameters, their gradients and their updates, read around the optimizer's step.
+
+Just before the step a gradient is what the optimizer will use: reduced over ranks, unscaled and clipped.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchboard.capture.options import Capture
+from torchboard.capture.select import tag
+from torchboard.capture.sketches import Sketches, SketchSnapshot
+from torchboard.capture.tensors import measurable
+from torchboard.graph.module_names import parameter_names
+
+
+class Parameters:
+    """Sketches gradients and updates of captured steps, and the parameters as they are when collected.
+
+    Args:
+        model: its parameters are looked up anew at each captured step, since sharding and ``.to()`` replace them.
+        options: which of the three are wanted.
+
+    Attributes:
+        armed: whether the next optimizer step is a captured one.
+    """
+
+    def __init__(self, model: nn.Module, options: Capture) -> None:
+        self.armed = False
+        self._model = model
+        self._options = options
+        self._sketches = Sketches()
+        self._before: list[tuple[str, Tensor, Tensor]] = []
+
+    def arm(self, on: bool) -> None:
+        """Whether the next optimizer step is a captured one."""
+        self.armed = on
+        if not on:
+            self._before.clear()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Reads the gradients of the parameters that this optimizer is about to change."""
+        if not self.armed:
+            return
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes a loss scaler's factor off by itself
+        for name, parameter in parameter_names(self._model):
+            if id(parameter) not in owned or parameter.grad is None:
+                continue
+            if self._options.gradients:
+                gradient = parameter.grad if scale is None else parameter.grad / scale
+                self._observe("gradients", name, gradient)
+            local = measurable(parameter)
+            if self._options.updates and local is not None:
+                self._before.append((name, local, local.clone()))
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Reads by how much the step changed each parameter."""
+        for name, parameter, before in self._before:
+            self._observe("updates", name, parameter - before)
+        self._before.clear()
+
+    def collect(self) -> list[SketchSnapshot]:
+        """Gradients and updates since the last call, and the parameters as they are now, on their way to the host."""
+        if self._options.parameters:
+            for name, parameter in parameter_names(self._model):
+                self._observe("parameters", name, parameter)
+        return self._sketches.collect()
+
+    @torch.no_grad()
+    def _observe(self, kind: str, name: str, tensor: Tensor) -> None:
+        local = measurable(tensor)
+        if local is not None:
+            self._sketches.row(tag(kind, name), local.device).observe_(local)

@@ -1,0 +1,138 @@
+"""One sketch a tag: rows of one table a device, and their way to histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchboard.capture.snapshot import HostCopy
+from torchboard.capture.tensors import measurable
+from torchboard.errors import InvalidValueError
+from torchboard.sketch import layout
+from torchboard.sketch.table import SketchTable, sketch_of
+from torchboard.values import Histogram, Scalar, Value
+
+
+class Row(NamedTuple):
+    """Where a tag's sketch lies."""
+
+    table: SketchTable
+    index: int
+
+    def observe_(self, tensor: torch.Tensor) -> None:
+        """Folds every element of a tensor into the sketch, on the tensor's device; never waits."""
+        self.table.observe_(self.index, tensor)
+
+
+class Sketches:
+    """Sketches by tag. A tag seen on a second device gets a second sketch, ``<tag>@<device>``."""
+
+    def __init__(self) -> None:
+        self._tables: dict[torch.device, SketchTable] = {}
+        self._rows: dict[tuple[str, torch.device], Row] = {}
+
+    def row(self, tag: str, device: torch.device) -> Row:
+        """The row of a tag on a device, made when first asked for."""
+        row = self._rows.get((tag, device))
+        if row is None:
+            table = self._tables.get(device)
+            if table is None:
+                table = self._tables[device] = SketchTable(device)
+            row = self._rows[tag, device] = Row(table, table.add_row())
+        return row
+
+    def collect(self) -> list[SketchSnapshot]:
+        """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty."""
+        snapshots = []
+        for device, table in self._tables.items():
+            rows = table.read()
+            tags = [""] * len(rows.counts)
+            for (tag, place), row in self._rows.items():
+                if place == device:
+                    tags[row.index] = self._distinct(tag, device)
+            snapshots.append(SketchSnapshot(tuple(tags), HostCopy([rows.counts, rows.moments, rows.parameters])))
+        return snapshots
+
+    def _distinct(self, tag: str, device: torch.device) -> str:
+        first = next(place for name, place in self._rows if name == tag)
+        return tag if first == device else f"{tag}@{device}"
+
+
+@dataclass(frozen=True)
+class SketchSnapshot:
+    """Sketches on their way to the host: a ``Pending`` that gives a histogram for each that saw an element.
+
+    Elements that a histogram cannot show are given as scalars beside it, ``nonfinite/<tag>``, where there are any.
+    """
+
+    tags: tuple[str, ...]
+    copy: HostCopy
+
+    @property
+    def nbytes(self) -> int:
+        return self.copy.nbytes
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        return dict.fromkeys(self.tags, Histogram.plugin) | dict.fromkeys(map(_nonfinite_tag, self.tags), Scalar.plugin)
+
+    def settle(self) -> Iterable[tuple[str, Value]]:
+        counts, moments, parameters = self.copy.wait()
+        for row, tag in enumerate(self.tags):
+            figures = moments[row]
+            if not figures[layout.COUNT]:
+                continue
+            yield tag, _histogram(counts[row], figures, parameters[row])
+            lost = figures[layout.COUNT] - layout.finite(figures)
+            if lost:
+                yield _nonfinite_tag(tag), Scalar(float(lost), "elements that are NaN or infinite")
+
+
+def snapshot_of(tag: str, values: Any) -> SketchSnapshot:
+    """All elements of a tensor, array or list as one histogram on its way to the host; reduced where they are.
+
+    Raises:
+        InvalidValueError: the elements are not real numbers, or there is nothing to measure.
+    """
+    tensor = measurable(_as_tensor(tag, values))
+    if tensor is None:
+        raise InvalidValueError(
+            f"histogram {tag!r} of {_described(values)}", "its elements are not real numbers in memory", "give real numbers, such as x.abs()"
+        )
+    rows = sketch_of(tensor)
+    return SketchSnapshot((tag,), HostCopy([rows.counts, rows.moments, rows.parameters]))
+
+
+def _as_tensor(tag: str, values: Any) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values
+    try:
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError):
+        raise InvalidValueError(
+            f"histogram {tag!r} of {_described(values)}", "that is no array of numbers", "give a tensor, an array or a list of numbers"
+        ) from None
+
+
+def _described(values: Any) -> str:
+    shape = f" of shape {list(values.shape)} and {values.dtype}" if hasattr(values, "dtype") else f" {values!r:.60}"
+    return f"{type(values).__name__}{shape}"
+
+
+def _histogram(counts: np.ndarray, moments: np.ndarray, parameters: np.ndarray) -> Histogram:
+    """One row of a sketch as buckets."""
+    pivot, scale = parameters[layout.PIVOT], parameters[layout.SCALE]
+    return Histogram.from_bins(
+        layout.edges(pivot, scale),
+        layout.ascending(counts),
+        extremes=(-moments[layout.NEGATED_MIN], moments[layout.MAX]),
+        spike=(pivot, int(moments[layout.SPIKE])),
+    )
+
+
+def _nonfinite_tag(tag: str) -> str:
+    return f"nonfinite/{tag}"

@@ -1,0 +1,120 @@
+"""When an optimizer steps: the boundary of a training step, seen without a call from the user."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from torchboard.capture.gradient_tap import graph_task
+
+
+class StepWatcher:
+    """Reports the steps of every optimizer that holds a parameter of the model.
+
+    Optimizers are found when they step, or named. What this leaves installed is one hook before and one after every
+    optimizer step of the process: microseconds. Steps taken inside a backward pass or a compiled function are not
+    boundaries and are not reported.
+
+    Args:
+        model: whose parameters to look for.
+        before: called with the optimizer just before it steps.
+        after: called with the optimizer when it has stepped.
+
+    Attributes:
+        optimizers: those seen so far, in the order seen.
+    """
+
+    def __init__(
+        self, model: nn.Module, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None], optimizer: Optimizer | None
+    ) -> None:
+        self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
+        self._model = weakref.ref(model)
+        reference = weakref.WeakMethod(self._report)
+        self._handles = [
+            register_optimizer_step_pre_hook(_hook(reference, before)),
+            register_optimizer_step_post_hook(_hook(reference, after)),
+        ]
+
+    def live_optimizers(self) -> list[Optimizer]:
+        """The optimizers seen so far that still exist."""
+        return [optimizer for reference in self.optimizers if (optimizer := reference()) is not None]
+
+    def close(self) -> None:
+        """Takes the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _report(self, optimizer: Optimizer, action: Callable[[Optimizer], None]) -> None:
+        if graph_task() == -1 and self._handles and self._is_ours(optimizer):
+            action(optimizer)
+
+    def _is_ours(self, optimizer: Optimizer) -> bool:
+        if any(reference() is optimizer for reference in self.optimizers):
+            return True
+        model = self._model()
+        if model is None:
+            return False
+        parameters = {id(parameter) for parameter in model.parameters()}
+        if any(id(parameter) in parameters for group in optimizer.param_groups for parameter in group["params"]):
+            self.optimizers.append(weakref.ref(optimizer))
+            return True
+        return False
+
+
+def _hook(report: weakref.WeakMethod, action: Callable[[Optimizer], None]):
+    """An optimizer hook that holds the watcher weakly and returns None: a value would replace the step's arguments."""
+    action = weakref.WeakMethod(action)
+
+    def hook(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if torch.compiler.is_compiling():
+            return
+        watcher, target = report(), action()
+        if watcher is not None and target is not None:
+            watcher(optimizer, target)
+
+    return hook
+
+
+class WeightsVersion:
+    """Tells whether somebody has changed the model's weights in place, from the version counter that autograd keeps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+        self._last = self._version()
+
+    def changed(self) -> bool:
+        """Whether the first trainable parameter was written to since the last call; reads one integer."""
+        before, self._last = self._last, self._version()
+        return self._last != before
+
+    def _version(self) -> tuple[int, int]:
+        model = self._model()
+        parameters = model.parameters() if model is not None else ()
+        weight = next((parameter for parameter in parameters if parameter.requires_grad), None)
+        return (id(weight), weight._version) if weight is not None else (0, 0)
+
+
+def learning_rates(optimizers: list[Optimizer]) -> dict[str, object]:
+    """Tag suffix -> learning rate, as a number or a tensor: one for each parameter group and optimizer.
+
+    A lone group of a lone optimizer has an empty suffix. Several optimizers are told apart by class (and number, where
+    the class repeats), several groups by their ``name`` or number.
+    """
+    rates: dict[str, object] = {}
+    for optimizer in optimizers:
+        head = "" if len(optimizers) == 1 else f"_{type(optimizer).__name__}"
+        for number, group in enumerate(optimizer.param_groups):
+            tail = "" if len(optimizer.param_groups) == 1 else f"_{group.get('name', number)}"
+            suffix, repeat = head + tail, 1
+            while suffix in rates:
+                repeat += 1
+                suffix = f"{head}_{repeat}{tail}"
+            if "lr" in group:
+                rates[suffix] = group["lr"]
+    return rates

@@ -1,0 +1,86 @@
+"""One name for every module and parameter of a model, whatever the model is wrapped in.
+
+A name is the dotted path from the model's root through ``_modules``. Wrappers that only change how a module runs
+(``DataParallel``, ``DistributedDataParallel``, ``torch.compile``, FSDP1, ``checkpoint_wrapper``) are transparent: they
+are not listed and add nothing to a name, so the names of a model and of the same model wrapped are equal. A module or
+parameter that sits in several places is listed once, under the first name met. Nothing runs and nothing is attached;
+the cost is one walk over the modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+_WRAPPED_CHILD = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside all transparent wrappers around ``module``; ``module`` itself where there is none."""
+    while (child := _wrapped_child(module)) is not None:
+        module = child
+    return module
+
+
+def module_names(root: nn.Module) -> dict[nn.Module, str]:
+    """Module -> dotted name of every module in ``root``, wrappers left out, parents before children.
+
+    The root, or what it wraps, has the empty name.
+    """
+    names: dict[nn.Module, str] = {}
+    for module, name in _walk(root, ""):
+        names.setdefault(module, name)
+    return names
+
+
+def parameter_names(root: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """``(dotted name, parameter)`` of every parameter in ``root``, in the order of its modules, each parameter once."""
+    named: dict[int, tuple[str, nn.Parameter]] = {}
+    for module, name in module_names(root).items():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                named.setdefault(id(parameter), (join(name, key), parameter))
+    return list(named.values())
+
+
+def class_name(module: nn.Module) -> str:
+    """The name of the class that the user wrote: ``fully_shard`` puts ``FSDP`` before it, which is taken off here."""
+    kind = type(module)
+    for base in kind.__bases__[1:]:
+        if kind.__name__ == f"FSDP{base.__name__}":
+            return base.__name__
+    return kind.__name__
+
+
+def join(name: str, key: str) -> str:
+    """The dotted name of ``key`` inside ``name``."""
+    return f"{name}.{key}" if name else key
+
+
+def _walk(root: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """Every module with its name, depth first; what is inside a module met before is not walked again."""
+    seen: set[nn.Module] = set()
+    waiting = [(root, name)]
+    while waiting:
+        module, name = waiting.pop()
+        module = unwrapped(module)
+        if module in seen:
+            continue
+        seen.add(module)
+        yield module, name
+        children = [(child, join(name, key)) for key, child in module._modules.items() if child is not None]
+        waiting.extend(reversed(children))
+
+
+def _wrapped_child(module: nn.Module) -> nn.Module | None:
+    """What a transparent wrapper wraps; None for any other module."""
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        return module.module
+    children = module._modules
+    if len(children) == 1:
+        for key in _WRAPPED_CHILD:
+            if key in children:
+                return children[key]
+    return None
