@@ -1,0 +1,420 @@
+"""The monitor, as a person uses it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from torchboard import Capture, MemorySink, Monitor, SummaryWriter, schedule
+from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(4 * 36, 3)
+
+    def forward(self, x):
+        return self.head(self.drop(functional.relu(self.norm(self.conv(x))).flatten(1)))
+
+
+def optimizer_of(model, lr=0.1):
+    return torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+
+
+def train_step(model, optimizer):
+    x, y = torch.randn(4, 1, 8, 8), torch.randint(0, 3, (4,))
+    loss = functional.cross_entropy(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
+def fit(model, sink, epochs=2, batches=3, **options):
+    """A monitored training, and the optimizer it used."""
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink, **options) as monitor:
+        for epoch in range(epochs):
+            for _ in range(batches):
+                monitor.log_batch(loss=train_step(model, optimizer))
+            monitor.log_epoch(val_loss=0.5 + epoch)
+    return optimizer
+
+
+def scalars(sink, tag, run="train"):
+    return [(step, value.value) for step, value in sink.series(tag, run)]
+
+
+def hooks(model):
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, name)) for module in model.modules() for name in names)
+
+
+def test_everything_a_run_holds():
+    sink = MemorySink()
+    fit(Net(), sink)
+    parameters = ["conv/weight", "conv/bias", "norm/weight", "norm/bias", "head/weight", "head/bias"]
+    layers = ["Net", "conv", "norm", "drop", "head"]
+    assert sink.tags("train") == {
+        "run/facts": "text",
+        "run/model": "text",
+        "epoch_loss": "scalars",
+        "epoch_learning_rate": "scalars",
+        "__run_graph__": "graphs",
+        "model": "graph_keras_model",
+        **{f"{kind}/{name}": "histograms" for kind in ("activations", "activation_gradients") for name in layers},
+        **{f"{kind}/{name}": "histograms" for kind in ("gradients", "updates", "parameters") for name in parameters},
+        "feature_maps/conv": "images",
+    }
+    assert sink.tags("validation") == {"epoch_loss": "scalars"}
+    assert [step for step, _ in sink.series("gradients/conv/weight")] == [0, 1]
+    assert scalars(sink, "epoch_loss", "validation") == [(0, 0.5), (1, 1.5)]
+    assert scalars(sink, "epoch_learning_rate") == [(0, pytest.approx(0.1)), (1, pytest.approx(0.1))]
+
+
+def test_an_epochs_metrics_are_the_means_of_its_batches():
+    sink = MemorySink()
+    with Monitor(nn.Linear(1, 1), sink=sink) as monitor:
+        for loss in (1.0, torch.tensor(2.0), np.float32(6.0)):
+            monitor.log_batch(loss=loss)
+        monitor.log_epoch()
+        monitor.log_batch(loss=8.0)
+        monitor.log_epoch(extra=math.nan, val_extra=math.inf)
+    assert scalars(sink, "epoch_loss") == [(0, 3.0), (1, 8.0)]
+    assert math.isnan(scalars(sink, "epoch_extra")[0][1])
+    assert scalars(sink, "epoch_extra", "validation") == [(1, math.inf)]
+
+
+def test_an_epoch_without_a_batch_is_an_epoch():
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        monitor.log_epoch()
+        monitor.log_epoch(loss=1.0)
+    assert scalars(sink, "epoch_loss") == [(1, 1.0)]
+
+
+def test_batch_scalars_count_from_one_and_come_every_so_many():
+    sink = MemorySink()
+    fit(Net(), sink, batches=5, update_freq=2, write_steps_per_second=True)
+    assert [step for step, _ in sink.series("batch_loss")] == [2, 4, 6, 8, 10]
+    assert [step for step, _ in sink.series("batch_steps_per_second")] == [2, 4, 6, 8, 10]
+    assert all(rate > 0 for _, rate in scalars(sink, "epoch_steps_per_second"))
+    each = MemorySink()
+    fit(Net(), each, batches=2, update_freq="batch")
+    assert [step for step, _ in each.series("batch_loss")] == [1, 2, 3, 4]
+
+
+def test_histograms_come_every_so_many_epochs():
+    sink = MemorySink()
+    fit(Net(), sink, epochs=5, histogram_freq=2)
+    for tag in ("parameters/conv/weight", "gradients/conv/weight", "activations/conv", "feature_maps/conv"):
+        assert [step for step, _ in sink.series(tag)] == [0, 2, 4]
+    none = MemorySink()
+    model = Net()
+    fit(model, none, histogram_freq=0, write_graph=False)
+    assert set(none.tags()) == {"run/facts", "run/model", "epoch_loss", "epoch_learning_rate"}
+
+
+@pytest.mark.parametrize(("every", "captured"), [(10, 1), (1, 4), (2, 2), (0, 1), (schedule.at(1, 2), 3)], ids=str)
+def test_steps_are_captured_on_schedule_and_the_first_of_an_epoch_always(every, captured):
+    sink = MemorySink()
+    fit(Net(), sink, epochs=1, batches=4, capture=Capture(every=every))
+    ((_, histogram),) = sink.series("activations/head")
+    assert histogram.buckets[:, 2].sum() == captured * 4 * 3
+    ((_, histogram),) = sink.series("gradients/head/bias")
+    assert histogram.buckets[:, 2].sum() == captured * 3
+
+
+def test_a_window_covers_the_micro_batches_of_an_accumulated_step():
+    sink, model = MemorySink(), Net()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink, capture=Capture(every=0)) as monitor:
+        for _ in range(3):
+            for _ in range(4):
+                loss = model(torch.randn(4, 1, 8, 8)).sum()
+                loss.backward()
+                monitor.log_batch(loss=loss)
+            optimizer.step()
+            optimizer.zero_grad()
+        assert monitor.step == 3
+        monitor.log_epoch()
+    ((_, histogram),) = sink.series("activations/head")
+    assert histogram.buckets[:, 2].sum() == 4 * 4 * 3
+
+
+def test_a_window_waits_for_every_optimizer_of_the_model():
+    sink, model = MemorySink(), Net()
+    first, second = torch.optim.SGD(model.conv.parameters(), 0.1), torch.optim.Adam(model.head.parameters(), 0.2)
+    with Monitor(model, sink=sink, capture=Capture(every=1)) as monitor:
+        for _ in range(3):
+            model(torch.randn(4, 1, 8, 8)).sum().backward()
+            first.step()
+            second.step()
+        monitor.log_epoch()
+    assert {"gradients/conv/weight", "gradients/head/weight"} <= set(sink.tags())
+    assert scalars(sink, "epoch_learning_rate_SGD") == [(0, 0.1)] and scalars(sink, "epoch_learning_rate_Adam") == [(0, 0.2)]
+
+
+def test_steps_that_no_optimizer_shows_are_told_by_log_batch():
+    sink, model = MemorySink(), Net()
+    with Monitor(model, sink=sink, capture=Capture(every=2)) as monitor:
+        for _ in range(4):
+            loss = model(torch.randn(4, 1, 8, 8)).sum()
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(model.parameters(), gradients):
+                    parameter -= 0.01 * gradient
+            monitor.log_batch(loss=loss)
+        assert monitor.step == 4
+        monitor.log_epoch()
+    ((_, histogram),) = sink.series("activations/head")
+    assert histogram.buckets[:, 2].sum() == 2 * 4 * 3
+
+
+def test_a_phase_has_a_run_of_its_own():
+    sink, model = MemorySink(), Net()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink) as monitor:
+        for _ in range(2):
+            train_step(model, optimizer)
+            with monitor.phase("validation"), torch.no_grad():
+                for loss in (1.0, 3.0):
+                    model(torch.randn(7, 1, 8, 8))
+                    monitor.log_batch(loss=loss)
+                monitor.writer.add_text("note", "seen")
+            monitor.log_epoch()
+    assert scalars(sink, "epoch_loss", "validation") == [(0, 2.0), (1, 2.0)]
+    assert [step for step, _ in sink.series("note", "validation")] == [0, 1]
+    assert [value.buckets[:, 2].sum() for _, value in sink.series("activations/head", "validation")] == [21, 21]
+    assert [value.buckets[:, 2].sum() for _, value in sink.series("activations/head")] == [12, 12]
+
+
+def test_a_phase_that_raises_ends_all_the_same():
+    with Monitor(Net(), sink=MemorySink()) as monitor:
+        with pytest.raises(KeyError), monitor.phase("validation"):
+            raise KeyError
+        assert monitor.phase_name == "train"
+        with pytest.raises(TagError), monitor.phase("../outside"):
+            pass
+
+
+def test_the_writer_shares_run_and_step():
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        monitor.log_epoch()
+        assert isinstance(monitor.writer, SummaryWriter)
+        monitor.writer.add_scalar("mine", 1.0)
+        monitor.writer.add_scalar("mine", 2.0, 7)
+    assert scalars(sink, "mine") == [(1, 1.0), (7, 2.0)]
+
+
+def test_training_is_the_same_to_the_bit_with_and_without():
+    states = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        model = Net()
+        optimizer = optimizer_of(model)
+        monitor = Monitor(model, sink=MemorySink(), capture=Capture(every=1)) if watched else None
+        losses = []
+        for _ in range(2):
+            for _ in range(4):
+                losses.append(train_step(model, optimizer).detach())
+                if monitor:
+                    monitor.log_batch(loss=losses[-1])
+            if monitor:
+                monitor.log_epoch()
+        if monitor:
+            monitor.close()
+        momenta = [state["momentum_buffer"] for state in optimizer.state.values()]
+        states.append((*losses, *model.state_dict().values(), *momenta, torch.rand(3)))
+    assert len(states[0]) == len(states[1])
+    assert all(torch.equal(a, b) for a, b in zip(*states))
+
+
+def test_a_closed_monitor_leaves_no_hook_and_an_unwatched_step_carries_none():
+    model = Net()
+    optimizer = optimizer_of(model)
+    monitor = Monitor(model, sink=MemorySink(), capture=Capture(every=0))
+    assert hooks(model)
+    train_step(model, optimizer)
+    assert hooks(model) == 0
+    monitor.log_epoch()
+    assert hooks(model)
+    monitor.close()
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("when", ["armed", "between", "closed"])
+def test_a_monitored_model_can_be_copied_pickled_and_saved(when):
+    model = Net()
+    optimizer = optimizer_of(model)
+    sink = MemorySink()
+    monitor = Monitor(model, sink=sink, capture=Capture(every=0))
+    if when != "armed":
+        train_step(model, optimizer)
+    if when == "closed":
+        monitor.close()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    model.eval()
+    x = torch.randn(2, 1, 8, 8)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)]
+    with torch.no_grad():
+        outputs = [other.eval()(x) for other in copies]
+        assert all(torch.equal(output, model(x)) for output in outputs)
+    monitor.close()
+    assert not any(value.plugin == "histograms" for event in sink.events for _, value in event.pairs)
+
+
+def test_a_model_whose_forward_pass_raises_is_watched_again_at_the_next_pass():
+    class Shy(Net):
+        def forward(self, x):
+            out = super().forward(x)
+            if not hasattr(self, "seen"):
+                self.seen = True
+                raise RuntimeError("not yet")
+            return out
+
+    sink, model = MemorySink(), Shy()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink) as monitor:
+        with pytest.raises(RuntimeError, match="not yet"):
+            train_step(model, optimizer)
+        train_step(model, optimizer)
+        monitor.log_epoch()
+    assert {"__run_graph__", "activations/head", "gradients/head/weight"} <= set(sink.tags())
+
+
+def test_two_monitors_on_one_model_both_see_it():
+    model, sinks = Net(), (MemorySink(), MemorySink())
+    optimizer = optimizer_of(model)
+    first, second = (Monitor(model, sink=sink) for sink in sinks)
+    train_step(model, optimizer)
+    first.log_epoch()
+    first.close()
+    second.log_epoch()
+    second.close()
+    assert sinks[0].tags() == sinks[1].tags() and "activations/head" in sinks[0].tags()
+    assert hooks(model) == 0
+
+
+def test_a_call_after_close_says_so_and_a_second_close_does_nothing():
+    monitor = Monitor(Net(), sink=MemorySink())
+    monitor.close()
+    monitor.close()
+    for call in (monitor.log_batch, monitor.log_epoch, monitor.flush):
+        with pytest.raises(ClosedError, match="close"):
+            call()
+
+
+@pytest.mark.parametrize("model", [None, "net", nn.Parameter(torch.zeros(1)), Net, [Net()]], ids=lambda model: type(model).__name__)
+def test_what_is_not_a_module_is_refused(model):
+    with pytest.raises(InvalidValueError, match="torch.nn.Module.*; "):
+        Monitor(model, sink=MemorySink())
+
+
+@pytest.mark.parametrize(
+    "options", [{"histogram_freq": -1}, {"histogram_freq": 1.5}, {"update_freq": "step"}, {"update_freq": True}], ids=str
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(InvalidValueError, match="frequency"):
+        Monitor(Net(), sink=MemorySink(), **options)
+
+
+@pytest.mark.parametrize("value", ["low", torch.zeros(2), torch.zeros((), device="meta"), None], ids=str)
+@pytest.mark.parametrize("call", ["log_batch", "log_epoch"])
+def test_a_metric_that_is_not_a_number_is_refused_and_nothing_of_the_call_counts(call, value):
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        with pytest.raises(InvalidValueError, match="metric 'bad'"):
+            getattr(monitor, call)(loss=9.0, bad=value)
+        monitor.log_batch(loss=1.0)
+        monitor.log_epoch()
+    assert scalars(sink, "epoch_loss") == [(0, 1.0)]
+
+
+def test_a_log_dir_that_cannot_be_used_is_refused_before_anything_is_hooked(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = Net()
+    with pytest.raises(RunError):
+        Monitor(model, tmp_path / "file")
+    with Monitor(model, tmp_path / "run"):
+        before = hooks(model)
+        with pytest.raises(RunInUseError, match="another monitor"):
+            Monitor(model, tmp_path / "run")
+        assert hooks(model) == before
+
+
+def test_a_second_run_in_one_directory_starts_again_in_a_file_that_sorts_later(tmp_path):
+    for _ in range(2):
+        with Monitor(Net(), tmp_path) as monitor:
+            monitor.log_epoch(loss=1.0)
+    assert len(list((tmp_path / "train").iterdir())) == 2
+
+
+def test_a_model_that_cannot_show_feature_maps_is_warned_of_once():
+    class Fussy(Net):
+        def forward(self, x):
+            if not self.training:
+                raise ValueError("training only")
+            return super().forward(x)
+
+    sink, model = MemorySink(), Fussy()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink) as monitor:
+        train_step(model, optimizer)
+        with pytest.warns(TorchboardWarning, match="feature maps.*training only"):
+            monitor.log_epoch()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            train_step(model, optimizer)
+            monitor.log_epoch()
+    assert "activations/head" in sink.tags() and "feature_maps/conv" not in sink.tags()
+
+
+def test_facts_name_model_parameters_versions_and_options():
+    sink = MemorySink()
+    fit(Net(), sink, epochs=1, histogram_freq=3)
+    ((_, facts),) = sink.series("run/facts")
+    for words in ("| model | Net |", "| parameters | 483 |", torch.__version__, "| device | cpu |", "| histogram_freq | 3 |", "Capture("):
+        assert words in facts.markdown
+    ((_, structure),) = sink.series("run/model")
+    assert "(conv): Conv2d(1, 4" in structure.markdown
+
+
+def test_a_probe_of_ones_own_is_used_for_feature_maps():
+    sink, model = MemorySink(), Net()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink, feature_maps=torch.randn(1, 1, 6, 6).repeat(1, 1, 2, 2)[:, :, :8, :8]) as monitor:
+        train_step(model, optimizer)
+        monitor.log_epoch()
+    assert "feature_maps/conv" in sink.tags()
+    off = MemorySink()
+    fit(Net(), off, feature_maps=False)
+    assert "feature_maps/conv" not in off.tags()
+
+
+def test_what_log_epoch_returned_for_is_on_disk(tmp_path):
+    from torchboard import proto
+    from torchboard.eventfile.scanning import scan
+
+    monitor = Monitor(Net(), tmp_path)
+    monitor.log_epoch(loss=2.0)
+    (file,) = (tmp_path / "train").iterdir()
+    values = [value for record in scan(file) for value in proto.Event.FromString(record.data).summary.value]
+    assert ("epoch_loss", 2.0) in [(value.tag, value.simple_value) for value in values]
+    monitor.close()
