@@ -59,7 +59,7 @@ def test_tensorboard_takes_a_text_for_a_rank_0_string():
 
 
 def test_a_table_keeps_bars_and_breaks_inside_their_cells():
-    assert table({"a|b": "1\n2", "c": 3}) == "| | |\n| --- | --- |\n| a\\|b | 1 2 |\n| c | 3 |"
+    assert table(("name", "value"), {"a|b": "1\n2", "c": 3}) == "| name | value |\n| --- | --- |\n| a\\|b | 1 2 |\n| c | 3 |"
     assert code("x = 1") == "```\nx = 1\n```"
 
 

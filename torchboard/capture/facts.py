@@ -43,7 +43,7 @@ class RunFacts:
     def settle(self) -> Iterable[tuple[str, Value]]:
         commit = git_commit()
         rows = {**self.rows, **({"git commit": commit} if commit else {})}
-        yield "run/facts", Text(table(rows))
+        yield "run/facts", Text(table(("fact", "value"), rows))
         yield "run/model", Text(code(self.structure))
 
 

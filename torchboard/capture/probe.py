@@ -8,16 +8,26 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from torchboard.errors import InvalidValueError
+from torchboard.graph.module_names import unwrapped
+
 
 def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
     """Runs the model in evaluation mode, without gradients, and leaves it as it was.
 
     Training flags are put back module by module, whatever mix of them there was. The pass works on copies of the buffers
-    and draws its random numbers from a fork of the generators. Hooks that others put on the model run, too.
+    and draws its random numbers from a fork of the generators. Hooks that others put on the model run, too. Wrappers
+    are left out: theirs would wait for other ranks, or compile.
 
     Raises:
+        InvalidValueError: parameters are sharded, and a pass on this rank alone would wait for the others for ever.
         Exception: whatever the model raises; it is left as it was all the same.
     """
+    model = unwrapped(model)
+    if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
+        raise InvalidValueError(
+            f"model {type(model).__name__}", "its parameters are sharded over ranks that do not take part", "leave this picture out"
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
         stack.enter_context(_evaluation_mode(model))

@@ -40,10 +40,10 @@ class Text:
         return cls("\n".join(lines), message.metadata.summary_description)
 
 
-def table(rows: Mapping[str, object]) -> str:
-    """A two-column Markdown table of names and values; bars and line breaks in them do not break it."""
+def table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
+    """A Markdown table of names and values under two headings; bars and line breaks in them do not break it."""
     cells = ((_cell(name), _cell(value)) for name, value in rows.items())
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)])
+    return "\n".join([f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)])
 
 
 def code(text: str) -> str:
