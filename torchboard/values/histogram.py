@@ -1,0 +1,290 @@
+"""Distributions over steps: the Histograms, Distributions and Time Series dashboards.
+
+A histogram is kept as TensorBoard draws it: contiguous buckets ``[left, right, count]``. ``from_bins`` makes at most
+64 of them out of any number of bins. Counts are moved whole, so the mass is exact; edges lie between bins, and the
+first left and the last right one are the true minimum and maximum; half of the buckets follow the axis, for the
+dashboards that re-bin to 30 equal bins, and half follow the mass, for the percentiles. About 0.1 ms for 4000 bins.
+
+How the dashboards read buckets, and what is written around: the outer buckets hold data, because percentiles start at
+the first non-empty one; no bucket that holds data has zero width, because one that lies on the border of two display
+bins is not drawn; edges are finite, because a single infinite one blanks the card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from torchboard import proto
+from torchboard.errors import InvalidValueError
+from torchboard.values.value import TENSOR, double_tensor, metadata
+
+MAX_BUCKETS = 64
+
+_FLOAT = proto.DataType["DT_FLOAT"].number
+_DOUBLE = proto.DataType["DT_DOUBLE"].number
+
+_THIN = 2e-7
+"""Width of the thinnest bucket, as a fraction of the range: invisible, and above any rounding of the dashboards."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """How often values fall into each of a row of buckets.
+
+    Attributes:
+        buckets: float64[k, 3], rows of left edge, right edge and count, ascending and contiguous; no row for no data.
+        description: Markdown shown with the card.
+    """
+
+    buckets: np.ndarray
+    description: str = ""
+
+    plugin: ClassVar[str] = "histograms"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Histogram):
+            return NotImplemented
+        return self.description == other.description and np.array_equal(self.buckets, other.buckets)
+
+    def __hash__(self) -> int:
+        return hash((self.buckets.tobytes(), self.description))
+
+    @property
+    def nbytes(self) -> int:
+        return self.buckets.nbytes + len(self.description)
+
+    def encode(self, tag: str, event: Any) -> None:
+        """Adds it as a rank-2 tensor: float32 where that loses no digit of it (12 bytes a bucket), else float64
+        (24)."""
+        message = event.summary.value.add(tag=tag)
+        message.metadata.CopyFrom(metadata(self.plugin, TENSOR, description=self.description))
+        message.tensor.CopyFrom(double_tensor(self.buckets))
+        narrow = _float32(self.buckets)
+        if np.array_equal(narrow, self.buckets):
+            message.tensor.dtype = _FLOAT
+            message.tensor.tensor_content = narrow.tobytes()
+
+    @classmethod
+    def decode(cls, message: Any) -> Histogram:
+        """The histogram of a ``Summary.Value``, as a tensor or in the older form of limits and counts."""
+        if message.WhichOneof("value") == "histo":
+            return cls(_of_limits(message.histo), message.metadata.summary_description)
+        tensor = message.tensor
+        if tensor.tensor_content:
+            values = np.frombuffer(tensor.tensor_content, "<f4" if tensor.dtype == _FLOAT else "<f8")
+        else:
+            values = np.array(tensor.float_val if tensor.dtype == _FLOAT else tensor.double_val)
+        return cls(values.astype(np.float64).reshape(-1, 3), message.metadata.summary_description)
+
+    @classmethod
+    def from_counts(cls, edges: np.ndarray, counts: np.ndarray, description: str = "") -> Histogram:
+        """Buckets as they are given, all of them.
+
+        Args:
+            edges: [k + 1] finite numbers in ascending order.
+            counts: [k] numbers, not negative.
+            description: Markdown shown with the card.
+
+        Raises:
+            InvalidValueError: one of these does not hold.
+        """
+        edges, counts = np.asarray(edges, np.float64), np.asarray(counts, np.float64)
+        if counts.ndim != 1 or edges.shape != (len(counts) + 1,):
+            came = f"edges of shape {list(edges.shape)} for counts of shape {list(counts.shape)}"
+            raise InvalidValueError(came, "k counts lie between k + 1 edges", "give both as one dimension")
+        if not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
+            raise InvalidValueError(
+                f"edges {edges}", "only finite, ascending edges can be drawn", "sort them and drop the others"
+            )
+        if not (counts >= 0).all() or not np.isfinite(counts).all():
+            raise InvalidValueError(f"counts {counts}", "a count is a finite number from 0 up", "drop the others")
+        return cls(np.stack([edges[:-1], edges[1:], counts], axis=1), description)
+
+    @classmethod
+    def from_bins(
+        cls,
+        edges: np.ndarray,
+        counts: np.ndarray,
+        *,
+        extremes: tuple[float, float],
+        spike: tuple[float, int] = (0.0, 0),
+        max_buckets: int = MAX_BUCKETS,
+    ) -> Histogram:
+        """Few buckets out of many bins, made for TensorBoard's dashboards.
+
+        Args:
+            edges: float64[k + 1] in ascending order; the outer ones may be infinite.
+            counts: int[k], what lies between them.
+            extremes: smallest and largest value counted; finite, unless nothing is.
+            spike: ``(value, count)`` of elements that all equal one value, which is an edge, and are in no bin.
+            max_buckets: most buckets to make, at least 8.
+
+        Returns:
+            Contiguous buckets from the one extreme to the other, whose counts add up to those of the bins and the
+            spike. The first and the last of them are not empty. Equal values give one bucket, no values none.
+        """
+        total = int(counts.sum()) + int(spike[1])
+        if not total:
+            return cls(np.zeros((0, 3)))
+        low, high = map(float, extremes)
+        if low == high:
+            return cls(_constant(low, total))
+        if high - low <= 4 * _thinnest(low, high):
+            return cls(np.array([[low, high, total]]))
+        cells = _cells(edges, counts, spike, (low, high))
+        budget = float(max_buckets)
+        knots = _spread(_cut(cells, budget), cells)
+        while len(knots.position) >= max_buckets:
+            budget *= min(max_buckets / (len(knots.position) + 1), 0.95)
+            knots = _spread(_cut(cells, budget), cells)
+        return cls(_buckets(knots, cells))
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The bins that hold something, in ascending order, the spike among them as one without width."""
+
+    left: np.ndarray  # float64[n], within the extremes
+    right: np.ndarray  # float64[n]
+    count: np.ndarray  # int64[n], positive
+    upto: np.ndarray  # int64[n], the counts up to and with this cell
+    spike: int | None  # its index
+
+    @property
+    def total(self) -> int:
+        return int(self.upto[-1])
+
+    @property
+    def low(self) -> float:
+        return float(self.left[0])
+
+    @property
+    def high(self) -> float:
+        return float(self.right[-1])
+
+
+@dataclass(frozen=True)
+class _Knots:
+    """Points of the cumulative distribution inside the extremes: buckets lie between neighbours."""
+
+    position: np.ndarray  # float64[m], ascending
+    mass: np.ndarray  # int64[m], how many values lie left of the position
+
+
+def _cells(edges: np.ndarray, counts: np.ndarray, spike: tuple[float, int], extremes: tuple[float, float]) -> _Cells:
+    index = np.flatnonzero(counts)
+    left, right, count = edges[index], edges[index + 1], counts[index].astype(np.int64)
+    place = None
+    if spike[1]:
+        place = int(np.searchsorted(right, spike[0], side="right"))
+        left, right = np.insert(left, place, spike[0]), np.insert(right, place, spike[0])
+        count = np.insert(count, place, spike[1])
+    left, right = np.clip(left, *extremes), np.clip(right, *extremes)
+    left[0], right[-1] = extremes
+    return _Cells(left, right, count, np.cumsum(count), place)
+
+
+def _cut(cells: _Cells, budget: float) -> _Knots:
+    """Cuts where the mean of the two fractions, of the range and of the mass, crosses a multiple of 1/budget.
+
+    So no bucket takes much more than 2/budget of either. A cell that alone takes as much of the mass is cut out, and
+    so is every hole wider than 1/budget of the range.
+    """
+    low, high = cells.low, cells.high
+    half = high / 2 - low / 2
+    crossed = np.floor(((cells.right / 2 - low / 2) / half + cells.upto / cells.total) * (budget / 2 * (1 - 1e-12)))
+    heavy = cells.count >= 2 * cells.total / budget
+    hole = cells.left[1:] / 2 - cells.right[:-1] / 2 > half / budget
+    after = np.diff(crossed, prepend=0.0)[:-1] != 0
+    after |= heavy[:-1] | heavy[1:] | hole
+    ends, starts = np.flatnonzero(after), np.flatnonzero(hole)
+    order = np.argsort(np.concatenate([2 * ends, 2 * starts + 1]))
+    middle = np.where(hole, cells.right[:-1], cells.right[:-1] / 2 + cells.left[1:] / 2)
+    position = np.concatenate([middle[ends], cells.left[starts + 1]])[order]
+    return _Knots(position, cells.upto[np.concatenate([ends, starts])[order]])
+
+
+def _spread(knots: _Knots, cells: _Cells) -> _Knots:
+    """The knots, and those of the spike, moved so far apart that the outer buckets and the spike's have a width."""
+    low, high = cells.low, cells.high
+    thin = _thinnest(low, high)
+    if cells.spike is None:
+        return _squeeze(knots, low + thin, high - thin)
+    value, after = float(cells.left[cells.spike]), cells.upto[cells.spike]
+    before = after - cells.count[cells.spike]
+    parts = []
+    start, stop = value - thin / 2, value + thin / 2
+    if before and start - low > 2 * thin:
+        left = _pick(knots, (knots.mass < before) | ((knots.mass == before) & (knots.position < start - thin)))
+        parts += [_squeeze(left, low + thin, start - thin), _Knots(np.array([start]), np.array([before]))]
+    if after < cells.total and high - stop > 2 * thin:
+        right = _pick(knots, (knots.mass > after) | ((knots.mass == after) & (knots.position > stop + thin)))
+        stop = max(stop, low + thin)
+        parts += [_Knots(np.array([stop]), np.array([after])), _squeeze(right, stop + thin, high - thin)]
+    return _Knots(np.concatenate([part.position for part in parts]), np.concatenate([part.mass for part in parts]))
+
+
+def _thinnest(low: float, high: float) -> float:
+    """A width that is invisible in this range, and still one after rounding to the float type that the edges will
+    have."""
+    rounding = 2.0**-23 if _fits_float32(low, high) else 2.0**-52
+    smallest = 5e-324
+    return max(2 * _THIN * (high / 2 - low / 2), 2 * rounding * max(abs(low), abs(high)), 2 * smallest)
+
+
+def _fits_float32(low: float, high: float) -> bool:
+    """Whether both are float32 numbers, so far apart that rounding the edges between them shows nowhere."""
+    with np.errstate(over="ignore"):
+        exact = np.array_equal(np.array([low, high], np.float32).astype(np.float64), [low, high])
+    if not exact:
+        return False
+    return 2.0**-23 * max(abs(low), abs(high)) <= 1e-4 * (high - low)
+
+
+def _pick(knots: _Knots, mask: np.ndarray) -> _Knots:
+    return _Knots(knots.position[mask], knots.mass[mask])
+
+
+def _squeeze(knots: _Knots, low: float, high: float) -> _Knots:
+    """All knots moved into [low, high]; of several that meet at a border, the one farthest in the direction moved."""
+    first = max(int(np.searchsorted(knots.position, low, side="right")) - 1, 0)
+    last = int(np.searchsorted(knots.position, high, side="left")) + 1
+    return _Knots(np.clip(knots.position[first:last], low, high), knots.mass[first:last])
+
+
+def _buckets(knots: _Knots, cells: _Cells) -> np.ndarray:
+    """float64[k, 3]; edges rounded to float32 where nobody could see it."""
+    low, high = cells.low, cells.high
+    position = np.concatenate([[low], knots.position, [high]])
+    mass = np.concatenate([[0], knots.mass, [cells.total]])
+    if _fits_float32(low, high):
+        rounded = position.astype(np.float32).astype(np.float64)
+        position = rounded if (rounded[1:] > rounded[:-1]).all() else position
+    keep = np.append(position[1:] > position[:-1], True)
+    return np.stack([position[keep][:-1], position[keep][1:], np.diff(mass[keep])], axis=1)
+
+
+def _constant(value: float, count: int) -> np.ndarray:
+    """One bucket without width, and from -5 down one that has some: the dashboards' own widening is reversed there."""
+    width = 1e-6 * abs(value) if value < -5 else 0.0
+    edges = np.clip([value - width, value + width], -np.finfo(np.float64).max, np.finfo(np.float64).max)
+    return np.array([[*edges, count]])
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return array.astype("<f4")
+
+
+def _of_limits(message: Any) -> np.ndarray:
+    """Buckets of a ``HistogramProto``: right limits and counts, whose empty ends stand for no data."""
+    limits, counts = np.array(message.bucket_limit), np.array(message.bucket)
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return np.zeros((0, 3))
+    first, last = used[0], used[-1]
+    edges = np.concatenate([[message.min], limits[first:last], [message.max]])
+    return np.stack([edges[:-1], edges[1:], counts[first : last + 1]], axis=1)
