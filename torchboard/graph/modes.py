@@ -1,0 +1,107 @@
+"""Two modes that tell a listener about every torch function and every operator between ``enter`` and ``leave``.
+
+The function mode sees what the user calls, the dispatch mode what that comes down to. Both pass every call on unchanged
+and return what it returned. They act on the thread that enters them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+
+
+class OperatorCall(NamedTuple):
+    """An operator that ran, with what it was given and what it returned."""
+
+    operator: Any
+    args: Arguments
+    kwargs: Keywords
+    result: Any
+
+
+class Listener(Protocol):
+    """What the modes report to. No method may raise."""
+
+    def function_begins(self, function: Callable[..., Any]) -> Any:
+        """A torch function is about to run; what this returns comes back in ``function_ends``."""
+
+    def function_ends(self, token: Any, result: Any) -> None:
+        """It returned ``result``, or raised and ``result`` is None."""
+
+    def operator_begins(self, args: Arguments, kwargs: Keywords) -> Any:
+        """An operator is about to run; what this returns comes back in ``operator_ends``."""
+
+    def operator_ends(self, token: Any, call: OperatorCall) -> None:
+        """It ran."""
+
+
+class FunctionMode(TorchFunctionMode):
+    """Reports the outermost torch functions."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None) -> Any:
+        token = self._listener.function_begins(func)
+        result = None
+        try:
+            result = func(*args, **(kwargs or {}))
+        finally:
+            self._listener.function_ends(token, result)
+        return result
+
+
+class OperatorMode(TorchDispatchMode):
+    """Reports the operators that reach the dispatcher."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None) -> Any:
+        kwargs = kwargs or {}
+        token = self._listener.operator_begins(args, kwargs)
+        result = func(*args, **kwargs)
+        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result))
+        return result
+
+
+Modes = tuple[FunctionMode, OperatorMode]
+
+
+def enter(listener: Listener) -> Modes:
+    """Puts both modes on this thread's stacks."""
+    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener)
+    operator_mode.__enter__()
+    function_mode.__enter__()
+    return function_mode, operator_mode
+
+
+def leave(modes: Modes) -> None:
+    """Takes both modes off this thread's stacks, wherever in them they are; others stay in their order."""
+    function_mode, operator_mode = modes
+    _take_off(function_mode, _get_current_function_mode_stack(), TorchFunctionMode)
+    user_modes = [mode for mode in _get_current_dispatch_mode_stack() if getattr(mode, "_mode_key", None) is None]
+    _take_off(operator_mode, user_modes, TorchDispatchMode)
+
+
+def _take_off(mode: Any, stack: list[Any], base: Any) -> None:
+    """Modes entered later and not yet left go off and on again by their base class, so that nothing of theirs runs."""
+    if not any(entry is mode for entry in stack):
+        return
+    above = []
+    while stack[-1] is not mode:
+        above.append(stack.pop())
+        base.__exit__(above[-1], None, None, None)
+    base.__exit__(mode, None, None, None)
+    for entry in reversed(above):
+        base.__enter__(entry)

@@ -1,0 +1,91 @@
+"""What one forward pass did, as frozen data: nodes that ran, the modules they ran in, and what each of them read.
+
+Nothing in here holds a tensor or a module. Ids are positions: ``graph.nodes[i].id == i``, and a node reads only nodes
+with smaller ids, so the order of the nodes is an order in which they can be run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Kind = Literal["op", "input", "parameter", "buffer", "constant", "output"]
+Scope = tuple[str, ...]
+"""Names of the boxes around a node, outermost first: ``("Net", "layer1", "0")``; empty outside the model."""
+
+
+class Source(NamedTuple):
+    """Where a tensor that a node reads came from: output ``output`` of node ``node``."""
+
+    node: int
+    output: int
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is known of a tensor once it is gone.
+
+    Attributes:
+        shape: sizes of its axes, or None for one that has none (a jagged nested tensor).
+        dtype: such as ``float32``.
+        device: as torch writes it, such as ``cuda:0``.
+    """
+
+    shape: tuple[int, ...] | None
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing that produced or consumed tensors.
+
+    Attributes:
+        id: its position in the graph.
+        kind: ``op`` for what ran; ``constant`` for a tensor that came from nowhere the recorder saw.
+        name: for an op the function as the user called it (``conv2d``, ``relu_``); else the name of the tensor.
+        scope: the boxes around it.
+        module: dotted name of the module that ran it or, for a parameter or buffer, that owns it; None outside.
+        inputs: what it read, each source once.
+        outputs: what it gave.
+        aten: the operators it came down to, each once, in the order they first ran.
+        attributes: its plain arguments, ``(name, text)``.
+    """
+
+    id: int
+    kind: Kind
+    name: str
+    scope: Scope = ()
+    module: str | None = None
+    inputs: tuple[Source, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    aten: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module.
+
+    Attributes:
+        scope: the box that its nodes sit in; a second call of the same module has one of its own.
+        module: the module's dotted name; empty for the root.
+    """
+
+    scope: Scope
+    module: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One forward pass.
+
+    Attributes:
+        name: class name of the model.
+        nodes: in the order in which they were met.
+        calls: every call of a module, in the order in which they began; the first is the root's.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    calls: tuple[ModuleCall, ...]

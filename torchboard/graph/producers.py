@@ -1,0 +1,186 @@
+"""Who wrote the tensor that is read here: tensors, views and in-place writes traced back to what produced them.
+
+A tensor is known by itself, as long as it lives, and by the bytes it looks at. The second is needed because autograd
+makes new tensor objects for views, and because a write through one view changes what all the others read. For every
+storage the in-place writes are kept with the view they went through; a read depends on the newest writes that may
+overlap it, back to one that covers it. Chunks, slices and columns of one buffer are proven disjoint, so a cell that
+writes its gates into the chunks of one tensor is drawn with four edges and not with sixteen.
+
+No tensor is kept alive and no memory held: tensors are weak keys, and a weak reference to a storage frees its bytes
+while its address stays taken, so that an address is never mistaken for a later storage's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from torchboard.graph.nodes import Source
+
+
+class View(NamedTuple):
+    """The part of its storage that a strided tensor looks at, in elements."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class _Mark(NamedTuple):
+    """A source and when it became one."""
+
+    time: int
+    source: Source
+
+
+@dataclass
+class _Storage:
+    """What happened to one storage.
+
+    Attributes:
+        alive: keeps its address from being used again.
+        maker: who made the first tensor on it.
+        views: who made each view of it, or wrote it last.
+        writes: the last in-place write through each view, oldest first.
+    """
+
+    alive: StorageWeakRef
+    maker: _Mark
+    views: dict[View | None, _Mark] = field(default_factory=dict)
+    writes: dict[View | None, _Mark] = field(default_factory=dict)
+
+
+class Producers:
+    """The sources of the tensors of one pass."""
+
+    def __init__(self) -> None:
+        self._clock = itertools.count()
+        self._tensors = WeakTensorKeyDictionary()
+        self._storages: dict[int, _Storage] = {}
+
+    def made(self, tensor: torch.Tensor, source: Source) -> None:
+        """``tensor`` came from ``source``: new, or as a view of something older."""
+        mark = _Mark(next(self._clock), source)
+        self._remember(tensor, mark)
+        for inner in _wrapped(tensor):
+            if not self.of(inner):
+                self._remember(inner, mark)
+
+    def wrote(self, tensor: torch.Tensor, source: Source) -> None:
+        """``source`` wrote into ``tensor`` in place."""
+        mark = _Mark(next(self._clock), source)
+        storage = self._remember(tensor, mark)
+        if storage is not None:
+            view = view_of(tensor)
+            storage.writes.pop(view, None)
+            storage.writes[view] = mark
+
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether this very tensor was seen, and not only another on the same storage."""
+        return tensor in self._tensors
+
+    def of(self, tensor: torch.Tensor, through: torch.Tensor | None = None) -> tuple[Source, ...]:
+        """The sources that a read of ``tensor`` depends on, the newest first; empty if it was never seen.
+
+        With ``through``, a view of it, only that part of ``tensor`` is read.
+        """
+        known = self._tensors.get(tensor)
+        key = storage_key(tensor)
+        storage = self._storages.get(key) if key is not None else None
+        if storage is None or storage.alive.expired():
+            if known is None:
+                return tuple(dict.fromkeys(source for inner in _wrapped(tensor) for source in self.of(inner)))
+            return (known.source,)
+        origin = known or storage.views.get(view_of(tensor)) or storage.maker
+        view = view_of(tensor if through is None else through)
+        sources = []
+        for written, mark in reversed(storage.writes.items()):
+            if mark.time <= origin.time:
+                break
+            if not disjoint(written, view):
+                sources.append(mark.source)
+                if written == view:
+                    return tuple(sources)
+        return (*sources, origin.source)
+
+    def _remember(self, tensor: torch.Tensor, mark: _Mark) -> _Storage | None:
+        self._tensors[tensor] = mark
+        key = storage_key(tensor)
+        if key is None:
+            return None
+        storage = self._storages.get(key)
+        if storage is None or storage.alive.expired():
+            storage = self._storages[key] = _Storage(StorageWeakRef(tensor.untyped_storage()), mark)
+        storage.views[view_of(tensor)] = mark
+        return storage
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """A number that tensors share while they share their bytes; None for one without a storage (sparse, wrapped)."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except Exception:  # what a tensor subclass raises here is its own affair
+        return None
+
+
+def view_of(tensor: torch.Tensor) -> View | None:
+    """The part of its storage that ``tensor`` looks at; None for one that is not strided."""
+    try:
+        return View(int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+    except Exception:
+        return None
+
+
+def _wrapped(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors inside a wrapper such as ``DTensor``: no operator shows that it is wrapped or unwrapped."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return []
+    names, _ = flatten()
+    return [inner for inner in (getattr(tensor, name) for name in names) if isinstance(inner, torch.Tensor)]
+
+
+def disjoint(a: View | None, b: View | None) -> bool:
+    """Whether two views of one storage are proven to share no element; False wherever that is in doubt.
+
+    Two views with the same strides are boxes on one lattice. If no box is so wide that it runs into the next line of
+    the lattice, an address has one coordinate a line, and boxes apart along any axis are apart.
+    """
+    if a is None or b is None or a.dtype != b.dtype:
+        return False
+    if 0 in a.shape or 0 in b.shape:
+        return True
+    if a.offset > b.offset:
+        a, b = b, a
+    if _last(a) < b.offset:
+        return True
+    if a.strides != b.strides or len(a.shape) != len(b.shape):
+        return False
+    return _apart_on_lattice(a, b)
+
+
+def _apart_on_lattice(a: View, b: View) -> bool:
+    """``disjoint`` for views of the same strides, ``a`` starting first."""
+    axes = [(t, na, nb) for t, na, nb in zip(a.strides, a.shape, b.shape) if max(na, nb) > 1 and t > 0]
+    rest, apart, lines = b.offset - a.offset, False, []
+    for stride, size_a, size_b in sorted(axes, reverse=True):
+        shift, rest = divmod(rest, stride)
+        apart = apart or shift >= size_a
+        lines.append((stride, max(size_a, shift + size_b)))
+    reach = rest
+    for stride, extent in reversed(lines):
+        if reach >= stride:
+            return False
+        reach += (extent - 1) * stride
+    return apart or rest != 0
+
+
+def _last(view: View) -> int:
+    """Offset of the last element."""
+    return view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides))

@@ -1,0 +1,303 @@
+"""Writes a forward pass down while it runs: told what begins, runs and ends, gives the ``Graph``.
+
+Operators are grouped under the torch function that the user called: ``linear`` is one node whatever it comes down to.
+An operator outside any function (in an autograd function, in TorchScript) is a node of its own. The tape looks at
+tensors only for their identity, place in memory, shape, type and device; it launches nothing and keeps none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchboard.errors import InvalidValueError
+from torchboard.graph.modes import OperatorCall
+from torchboard.graph.module_names import class_name
+from torchboard.graph.nodes import Graph, Kind, ModuleCall, Node, Scope, Source, TensorSpec
+from torchboard.graph.producers import Producers, view_of
+from torchboard.graph.tensors import (
+    function_name,
+    is_view,
+    named_arguments,
+    named_tensors,
+    operator_name,
+    plain_arguments,
+    spec_of,
+    tensors_in,
+    written_arguments,
+)
+
+MAX_NODES = 50_000
+"""A graph with more nodes could not be looked at in a browser; recording stops there."""
+
+_MAX_ATEN = 16
+_TRANSPARENT = frozenset({"aten::detach", "aten::alias", "aten::lift_fresh", "aten::view"})
+"""Unless the user asks for one, these only make another tensor object for the same view: autograd does that often."""
+_CAST = "aten::_to_copy"
+_RESHAPING = frozenset(
+    {"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::expand", "aten::t", "aten::transpose", "aten::permute"}
+    | {"aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::clone", "aten::empty", _CAST}
+)
+"""What functions do around their work; their arguments are not what the function was called with."""
+
+
+@dataclass
+class _Draft:
+    """A node that may still grow."""
+
+    id: int
+    kind: Kind
+    name: str
+    scope: Scope = ()
+    module: str | None = None
+    inputs: dict[Source, None] = field(default_factory=dict)
+    outputs: tuple[TensorSpec, ...] = ()
+    aten: dict[str, None] = field(default_factory=dict)
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def read(self, sources: Iterable[Source]) -> None:
+        self.inputs.update(dict.fromkeys(source for source in sources if source.node != self.id))
+
+
+@dataclass
+class Function:
+    """A torch function that is running; it has a node once it has come down to an operator."""
+
+    name: str
+    draft: _Draft | None = None
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A module call that has not ended, and the function it interrupted."""
+
+    module: str
+    scope: Scope
+    interrupted: Function | None
+
+
+class Tape:
+    """The record of one pass.
+
+    Args:
+        root: the model, without wrappers.
+        names: the dotted names of its modules.
+    """
+
+    def __init__(self, root: nn.Module, names: dict[nn.Module, str]) -> None:
+        self._name = class_name(root)
+        self._module_names = frozenset(names.values())
+        self._drafts: list[_Draft] = []
+        self._producers = Producers()
+        self._running: list[_Running] = []
+        self._function: Function | None = None
+        self._calls: list[ModuleCall] = []
+        self._scopes: dict[Scope, int] = {}
+        self._homes: dict[str, Scope] = {}
+        for module, name in names.items():
+            self._own(module, name, self._producers.knows)
+
+    # modules
+
+    @property
+    def depth(self) -> int:
+        """How many modules are running."""
+        return len(self._running)
+
+    def enter(self, module: nn.Module, name: str) -> None:
+        """A call of the module begins; parameters that were put in for this call are taken as its own."""
+        scope = self._call_scope(name)
+        self._homes.setdefault(name, scope)
+        self._calls.append(ModuleCall(scope, name))
+        self._running.append(_Running(name, scope, self._function))
+        self._function = None
+        self._own(module, name, self._producers.of)
+
+    def leave(self, name: str) -> None:
+        """A call of the module ends, and with it every call inside it that never said so."""
+        for position in range(len(self._running) - 1, -1, -1):
+            if self._running[position].module == name:
+                self._function = self._running[position].interrupted
+                if self._function is not None:
+                    self._function.draft = None  # what follows reads what ran in between
+                del self._running[position:]
+                return
+
+    def give(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model's inputs."""
+        for name, tensor in named_arguments(module, args, kwargs):
+            self._leaf("input", name, tensor)
+
+    def take(self, result: Any) -> None:
+        """The model's outputs."""
+        for name, tensor in named_tensors(result, "output"):
+            sources = self.sources(tensor)
+            draft = self._add("output", name)
+            draft.outputs = (spec_of(tensor),)
+            draft.read(sources)
+
+    # functions and operators
+
+    def begin(self, function: Callable[..., Any]) -> Function | None:
+        """A torch function begins; None if another one is already running."""
+        if self._function is not None:
+            return None
+        self._function = Function(function_name(function))
+        return self._function
+
+    def end(self, function: Function, result: Any) -> None:
+        """The function is over; what it returned comes from its node, if it has one."""
+        self._function = None
+        tensors = tensors_in(result)
+        if function.draft is not None and tensors:
+            function.draft.outputs = tuple(map(spec_of, tensors))
+            for index, tensor in enumerate(tensors):
+                self._producers.made(tensor, Source(function.draft.id, index))
+
+    def sources(self, arguments: Any) -> tuple[Source, ...]:
+        """What the tensors among ``arguments`` come from, each source once. To be asked before the operator runs."""
+        found: dict[Source, None] = {}
+        for tensor in tensors_in(arguments):
+            known = self._producers.of(tensor)
+            found.update(dict.fromkeys(known or (self._leaf("constant", "constant", tensor, *self._here()),)))
+        return tuple(found)
+
+    def ran(self, call: OperatorCall, sources: tuple[Source, ...]) -> None:
+        """An operator ran on tensors that came from ``sources``."""
+        name, made = operator_name(call.operator), tensors_in(call.result)
+        if name.startswith("profiler::"):
+            return
+        if len(sources) == 1 and self._only_renames(name, call, sources[0]):
+            for tensor in made:
+                self._producers.made(tensor, sources[0])
+            return
+        draft = self._draft_of(name)
+        draft.read(self._seen_through(made, call) if is_view(call.operator) else sources)
+        if len(draft.aten) < _MAX_ATEN:
+            draft.aten[name] = None
+        if not draft.attributes and (name not in _RESHAPING or name == f"aten::{draft.name}"):
+            draft.attributes = plain_arguments(call.operator, call.args, call.kwargs)
+        draft.outputs = tuple(map(spec_of, made)) or draft.outputs
+        for tensor in written_arguments(call.operator, call.args, call.kwargs):
+            self._producers.wrote(tensor, Source(draft.id, 0))
+        for index, tensor in enumerate(made):
+            self._producers.made(tensor, Source(draft.id, index if self._function is None else 0))
+
+    # the result
+
+    def graph(self) -> Graph:
+        """All of it: what is read stands before what reads it, parameters just before their first reader."""
+        order: dict[int, int] = {draft.id: 0 for draft in self._drafts if draft.kind == "input"}
+        for draft in self._drafts:
+            if draft.kind in ("op", "output"):
+                order.update((source.node, 0) for source in draft.inputs if source.node not in order)
+                order[draft.id] = 0
+        order = {old: new for new, old in enumerate(order)}
+        nodes = tuple(self._finished(self._drafts[old], order) for old in order)
+        return Graph(self._name, nodes, tuple(self._calls))
+
+    def _finished(self, draft: _Draft, order: dict[int, int]) -> Node:
+        owned = draft.kind in ("parameter", "buffer")
+        return Node(
+            id=order[draft.id],
+            kind=draft.kind,
+            name=draft.name,
+            scope=self._home(draft.module or "") if owned else draft.scope,
+            module=draft.module,
+            inputs=tuple(Source(order[source.node], source.output) for source in draft.inputs),
+            outputs=draft.outputs,
+            aten=tuple(draft.aten),
+            attributes=draft.attributes,
+        )
+
+    # how it is done
+
+    def _add(self, kind: Kind, name: str, scope: Scope = (), module: str | None = None) -> _Draft:
+        if len(self._drafts) >= MAX_NODES:
+            raise InvalidValueError(
+                f"a pass of more than {MAX_NODES} nodes", "no browser draws that", "record a smaller model"
+            )
+        draft = _Draft(len(self._drafts), kind, name, scope, module)
+        self._drafts.append(draft)
+        return draft
+
+    def _leaf(
+        self, kind: Kind, name: str, tensor: torch.Tensor, scope: Scope = (), module: str | None = None
+    ) -> Source:
+        """A node that nothing feeds, for a tensor that was there before."""
+        draft = self._add(kind, name, scope, module)
+        draft.outputs = (spec_of(tensor),)
+        source = Source(draft.id, 0)
+        self._producers.made(tensor, source)
+        return source
+
+    def _own(self, module: nn.Module, name: str, known: Callable[[torch.Tensor], object]) -> None:
+        """Takes the module's parameters and buffers as sources, unless they are known already or were computed."""
+        kinds: tuple[tuple[Kind, Mapping[str, torch.Tensor | None]], ...]
+        kinds = (("parameter", module._parameters), ("buffer", module._buffers))
+        for kind, tensors in kinds:
+            for key, tensor in tensors.items():
+                if tensor is not None and not known(tensor):
+                    self._leaf(kind, key, tensor, module=name)
+
+    def _draft_of(self, operator: str) -> _Draft:
+        """The node that an operator running now belongs to."""
+        function = self._function
+        if function is None:
+            return self._add("op", operator.rpartition("::")[2], *self._here())
+        if function.draft is None:
+            function.draft = self._add("op", function.name, *self._here())
+        return function.draft
+
+    def _seen_through(self, views: list[torch.Tensor], call: OperatorCall) -> Iterable[Source]:
+        """What the views that an operator made look at: a slice of a buffer reads what was written there alone."""
+        base = tensors_in((call.args, call.kwargs))[0]
+        return dict.fromkeys(source for view in views for source in self._producers.of(base, through=view))
+
+    def _only_renames(self, name: str, call: OperatorCall, source: Source) -> bool:
+        """Whether the result counts as what went in: another tensor object, or a parameter that autocast converts."""
+        function = self._function
+        if function is not None and name == _CAST:
+            return self._drafts[source.node].kind == "parameter" and function.name not in ("to", "type")
+        if name not in _TRANSPARENT or (function is not None and function.name != "view_as"):
+            return False
+        return [view_of(tensor) for tensor in tensors_in(call.result)] == [view_of(tensors_in(call.args)[0])]
+
+    def _here(self) -> tuple[Scope, str | None]:
+        """Scope and module of what runs now."""
+        return (self._running[-1].scope, self._running[-1].module) if self._running else ((), None)
+
+    def _call_scope(self, name: str) -> Scope:
+        """A scope of its own for a call of the module that begins now."""
+        parts = tuple(name.split(".")) if name else ()
+        if self._running:
+            caller = self._running[-1]
+            inside = not caller.module or name.startswith(caller.module + ".")
+            below = parts[len(caller.module.split(".")) if caller.module else 0 :] if inside else parts
+            scope = caller.scope + (below or parts[-1:] or (self._name,))
+        else:
+            scope = (self._name, *parts)
+        return self._fresh(scope, name)
+
+    def _fresh(self, scope: Scope, name: str) -> Scope:
+        """``scope`` itself the first time, then ``scope_1``, ``scope_2``…, but never the name of another module."""
+        count = self._scopes.get(scope, 0)
+        self._scopes[scope] = count + 1
+        if count == 0:
+            return scope
+        candidate = (*scope[:-1], f"{scope[-1]}_{count}")
+        if candidate in self._scopes or f"{name}_{count}" in self._module_names:
+            return self._fresh(scope, name)
+        self._scopes[candidate] = 1
+        return candidate
+
+    def _home(self, name: str) -> Scope:
+        """The scope of the module's first call; if it was never called, its place in the scope of the one around it."""
+        if name in self._homes:
+            return self._homes[name]
+        outer, _, last = name.rpartition(".")
+        return (*self._home(outer), last) if name else (self._name,)
