@@ -53,7 +53,11 @@ def machine(*packages: str) -> str:
     """One line that says what it ran on."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     return f"{os.cpu_count()} cores of {model}, {platform.system()}, Python {platform.python_version()}, {versions}"

@@ -18,19 +18,24 @@ model = nn.Sequential(
 )  # fmt: skip
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
+
+def score(outputs, labels):
+    hits = outputs.argmax(1) == labels
+    return {"loss": nn.functional.cross_entropy(outputs, labels), "accuracy": hits.float().mean()}
+
+
 with Monitor(model, "runs/quickstart") as monitor:
-    for epoch in tqdm(range(8), desc="training"):
+    for _ in tqdm(range(8), desc="training", unit="epoch"):
         for images, labels in DataLoader(training, batch_size=32, shuffle=True):
-            outputs = model(images)
-            loss = nn.functional.cross_entropy(outputs, labels)
+            scores = score(model(images), labels)
             optimizer.zero_grad()
-            loss.backward()
+            scores["loss"].backward()
             optimizer.step()
-            monitor.log_batch(loss=loss, accuracy=(outputs.argmax(1) == labels).float().mean())
+            monitor.log_batch(**scores)
         with monitor.phase("validation"), torch.no_grad():
             images, labels = validation[:]
             outputs = model(images)
-            monitor.log_batch(loss=nn.functional.cross_entropy(outputs, labels), accuracy=(outputs.argmax(1) == labels).float().mean())
+            monitor.log_batch(**score(outputs, labels))
             matrix = ConfusionMatrixDisplay.from_predictions(labels, outputs.argmax(1))
             monitor.writer.add_figure("confusion_matrix", matrix.figure_)
         monitor.log_epoch()

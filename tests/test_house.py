@@ -31,8 +31,9 @@ ROOMS = [
 NO_TORCH = ROOMS[ROOMS.index("run") :]
 
 FORBIDDEN = {
-    r"\.item\(|\.cpu\(|\.numpy\(|\.tolist\(|synchronize": lambda path: path.parts[0] in ("sketch", "capture")
-    and path != Path("capture/snapshot.py"),
+    r"\.item\(|\.cpu\(|\.numpy\(|\.tolist\(|synchronize": lambda path: (
+        path.parts[0] in ("sketch", "capture") and path != Path("capture/snapshot.py")
+    ),
     r"(?<![.\w])open\(": lambda path: path.parts[0] not in ("sink", "eventfile") and path != Path("run.py"),
     r"import threading|Thread\(": lambda path: path.parts[0] != "sink" and path != Path("run.py"),
     r"import triton": lambda path: True,
@@ -105,8 +106,13 @@ def test_files_and_functions_stay_small(path):
     assert len(text.splitlines()) <= MAX_FILE_LINES
     for function in ast.walk(ast.parse(text)):
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            parameters = [arg.arg for arg in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
-            assert path in COMPATIBLE or len([name for name in parameters if name not in ("self", "cls")]) <= MAX_PARAMETERS, function.name
+            parameters = [
+                arg.arg for arg in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+            ]
+            assert (
+                path in COMPATIBLE
+                or len([name for name in parameters if name not in ("self", "cls")]) <= MAX_PARAMETERS
+            ), function.name
             assert function.end_lineno - function.body[0].lineno < MAX_FUNCTION_LINES, function.name
 
 

@@ -9,7 +9,9 @@ import pytest
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_import_alone_brings_no_torch_matplotlib_or_torchvision_and_starts_no_thread():
@@ -31,5 +33,3 @@ def test_it_can_be_imported_with_the_other_writers_in_any_order(order):
     code = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in order)
     code += "\nfrom torchboard import proto; print(proto.Event(step=3).step)"
     assert run(code) == "3"
-
-

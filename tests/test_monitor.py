@@ -165,7 +165,9 @@ def test_a_window_waits_for_every_optimizer_of_the_model():
             second.step()
         monitor.log_epoch()
     assert {"gradients/conv/weight", "gradients/head/weight"} <= set(sink.tags())
-    assert scalars(sink, "epoch_learning_rate_SGD") == [(0, 0.1)] and scalars(sink, "epoch_learning_rate_Adam") == [(0, 0.2)]
+    assert scalars(sink, "epoch_learning_rate_SGD") == [(0, 0.1)] and scalars(sink, "epoch_learning_rate_Adam") == [
+        (0, 0.2)
+    ]
 
 
 def test_steps_that_no_optimizer_shows_are_told_by_log_batch():
@@ -321,14 +323,18 @@ def test_a_call_after_close_says_so_and_a_second_close_does_nothing():
             call()
 
 
-@pytest.mark.parametrize("model", [None, "net", nn.Parameter(torch.zeros(1)), Net, [Net()]], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [None, "net", nn.Parameter(torch.zeros(1)), Net, [Net()]], ids=lambda model: type(model).__name__
+)
 def test_what_is_not_a_module_is_refused(model):
     with pytest.raises(InvalidValueError, match="torch.nn.Module.*; "):
         Monitor(model, sink=MemorySink())
 
 
 @pytest.mark.parametrize(
-    "options", [{"histogram_freq": -1}, {"histogram_freq": 1.5}, {"update_freq": "step"}, {"update_freq": True}], ids=str
+    "options",
+    [{"histogram_freq": -1}, {"histogram_freq": 1.5}, {"update_freq": "step"}, {"update_freq": True}],
+    ids=str,
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(InvalidValueError, match="frequency"):
@@ -390,7 +396,14 @@ def test_facts_name_model_parameters_versions_and_options():
     sink = MemorySink()
     fit(Net(), sink, epochs=1, histogram_freq=3)
     ((_, facts),) = sink.series("run/facts")
-    for words in ("| model | Net |", "| parameters | 483 |", torch.__version__, "| device | cpu |", "| histogram_freq | 3 |", "Capture("):
+    for words in (
+        "| model | Net |",
+        "| parameters | 483 |",
+        torch.__version__,
+        "| device | cpu |",
+        "| histogram_freq | 3 |",
+        "Capture(",
+    ):
         assert words in facts.markdown
     ((_, structure),) = sink.series("run/model")
     assert "(conv): Conv2d(1, 4" in structure.markdown

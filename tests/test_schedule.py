@@ -35,7 +35,13 @@ def test_log_spaced_thins_out_evenly_over_the_decades():
 
 @pytest.mark.parametrize(
     "when",
-    [schedule.every(3), schedule.at(1, 2), schedule.window(1, 5), schedule.log_spaced(3), schedule.either(schedule.first(2), schedule.every(7))],
+    [
+        schedule.every(3),
+        schedule.at(1, 2),
+        schedule.window(1, 5),
+        schedule.log_spaced(3),
+        schedule.either(schedule.first(2), schedule.every(7)),
+    ],
     ids=repr,
 )
 def test_a_schedule_pickles_compares_and_prints_as_what_makes_it(when):
@@ -44,6 +50,11 @@ def test_a_schedule_pickles_compares_and_prints_as_what_makes_it(when):
 
 
 def test_bad_schedules_are_refused_at_the_call():
-    for make in (lambda: schedule.every(-1), lambda: schedule.log_spaced(0), lambda: schedule.as_schedule("10"), lambda: schedule.as_schedule(True)):
+    for make in (
+        lambda: schedule.every(-1),
+        lambda: schedule.log_spaced(0),
+        lambda: schedule.as_schedule("10"),
+        lambda: schedule.as_schedule(True),
+    ):
         with pytest.raises(InvalidValueError):
             make()

@@ -30,7 +30,9 @@ def one(sink, tag):
     return step, value
 
 
-@pytest.mark.parametrize("value", [0.5, 1, np.float64(0.5), torch.tensor(0.5), torch.tensor([2.0], requires_grad=True), True])
+@pytest.mark.parametrize(
+    "value", [0.5, 1, np.float64(0.5), torch.tensor(0.5), torch.tensor([2.0], requires_grad=True), True]
+)
 def test_scalars_of_any_kind(writer, sink, value):
     writer.add_scalar("loss", value, 3)
     number = value.detach() if isinstance(value, torch.Tensor) else value
@@ -47,7 +49,18 @@ def test_the_signatures_are_those_of_the_peer():
 
     from torch.utils import tensorboard
 
-    for name in ("add_scalar", "add_text", "add_image", "add_images", "add_figure", "add_histogram", "add_graph", "flush", "close", "get_logdir"):
+    for name in (
+        "add_scalar",
+        "add_text",
+        "add_image",
+        "add_images",
+        "add_figure",
+        "add_histogram",
+        "add_graph",
+        "flush",
+        "close",
+        "get_logdir",
+    ):
         theirs = inspect.signature(getattr(tensorboard.SummaryWriter, name)).parameters
         ours = inspect.signature(getattr(SummaryWriter, name)).parameters
         assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()], name
@@ -90,7 +103,14 @@ def test_a_figure_is_drawn_and_forgotten_by_pyplot(writer, sink):
 
 @pytest.mark.parametrize(
     "values",
-    [torch.arange(10.0), np.arange(10.0), list(range(10)), torch.arange(10, dtype=torch.int64), torch.arange(10.0).bfloat16(), torch.arange(10.0, requires_grad=True)],
+    [
+        torch.arange(10.0),
+        np.arange(10.0),
+        list(range(10)),
+        torch.arange(10, dtype=torch.int64),
+        torch.arange(10.0).bfloat16(),
+        torch.arange(10.0, requires_grad=True),
+    ],
     ids=["tensor", "array", "list", "int64", "bfloat16", "requires_grad"],
 )
 def test_histograms_count_every_element(writer, sink, values):
@@ -105,7 +125,9 @@ def test_a_histogram_keeps_what_the_peer_loses(writer, sink):
     assert one(sink, "nonfinite/values")[1].value == 2
 
 
-@pytest.mark.parametrize("values", ["text", torch.zeros(3, device="meta"), torch.zeros(2, dtype=torch.complex64), [[1], [2, 3]]], ids=str)
+@pytest.mark.parametrize(
+    "values", ["text", torch.zeros(3, device="meta"), torch.zeros(2, dtype=torch.complex64), [[1], [2, 3]]], ids=str
+)
 def test_what_has_no_distribution_is_refused(writer, sink, values):
     with pytest.raises(InvalidValueError, match="; "):
         writer.add_histogram("values", values)
@@ -124,7 +146,10 @@ def test_the_graph_of_a_model_that_is_left_as_it_was(writer, sink):
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     writer.add_graph(model, torch.ones(4, 2))
-    assert {value.plugin for value in (one(sink, "__run_graph__")[1], one(sink, "model")[1])} == {"graphs", "graph_keras_model"}
+    assert {value.plugin for value in (one(sink, "__run_graph__")[1], one(sink, "model")[1])} == {
+        "graphs",
+        "graph_keras_model",
+    }
     assert model.training and not model[1].training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(InvalidValueError, match="torch.nn.Module"):

@@ -116,7 +116,12 @@ class Monitor:
         self._watcher = StepWatcher(model, self._before_step, self._after_step, optimizer)
         if writes:
             shown = f"tensor {list(feature_maps.shape)}" if isinstance(feature_maps, Tensor) else feature_maps
-            options = {"histogram_freq": histogram_freq, "update_freq": update_freq, "feature_maps": shown, "capture": capture}
+            options = {
+                "histogram_freq": histogram_freq,
+                "update_freq": update_freq,
+                "feature_maps": shown,
+                "capture": capture,
+            }
             self._run.write(0, (), pending=(run_facts(model, options),))
             self._arm(True)
 
@@ -282,7 +287,9 @@ class Monitor:
         train: list[Pending] = [*self._recorder.collect(TRAIN), *self._parameters.collect()]
         if self._shows_maps:
             train += self._feature_maps.collect()
-        phases: dict[str, Sequence[Pending]] = {phase: self._recorder.collect(phase) for phase in self._recorder.phases()}
+        phases: dict[str, Sequence[Pending]] = {
+            phase: self._recorder.collect(phase) for phase in self._recorder.phases()
+        }
         for phase, pending in {**phases, TRAIN: train}.items():
             if pending:
                 self._run_of(phase).write(self.epoch, (), pending=tuple(pending), droppable=True)
@@ -299,7 +306,11 @@ class Monitor:
 
     def _warn_of_errors(self) -> None:
         """Says once what a collector could not do; said here, so that nothing is ever raised from a forward pass."""
-        for collector, lost in ((self._recorder, "activations"), (self._feature_maps, "feature maps"), (self._graph, "the graph")):
+        for collector, lost in (
+            (self._recorder, "activations"),
+            (self._feature_maps, "feature maps"),
+            (self._graph, "the graph"),
+        ):
             error = collector and collector.error
             if error is not None and lost not in self._warned:
                 self._warned.add(lost)
@@ -314,13 +325,17 @@ class Monitor:
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidValueError(
-            f"model of type {type(model).__name__}", "a monitor watches a torch.nn.Module", "give the module that is trained"
+            f"model of type {type(model).__name__}",
+            "a monitor watches a torch.nn.Module",
+            "give the module that is trained",
         )
 
 
 def _check_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidValueError(f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never")
+        raise InvalidValueError(
+            f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never"
+        )
     return value
 
 

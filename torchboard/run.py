@@ -210,7 +210,9 @@ def _open_now(sink: EventFileSink, name: str) -> None:
         raise
     except OSError as error:
         raise RunError(
-            f"log_dir={sink.log_dir!r}", f"no file can be made in it ({error})", "give a path with room that you may write to"
+            f"log_dir={sink.log_dir!r}",
+            f"no file can be made in it ({error})",
+            "give a path with room that you may write to",
         ) from error
 
 
@@ -222,12 +224,18 @@ def default_log_dir(comment: str = "") -> str:
 def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     """``log_dir`` as a directory that exists and can be written to."""
     if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
-        raise InvalidValueError(f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'")
+        raise InvalidValueError(
+            f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'"
+        )
     path = os.path.abspath(os.path.expanduser(os.fspath(log_dir)))
     if "://" in os.fspath(log_dir):
-        raise InvalidValueError(f"log_dir={log_dir!r}", "only local directories are written", "give a local path and copy it after")
+        raise InvalidValueError(
+            f"log_dir={log_dir!r}", "only local directories are written", "give a local path and copy it after"
+        )
     if MARK in os.path.basename(path):
-        raise RunError(f"log_dir={log_dir!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name")
+        raise RunError(
+            f"log_dir={log_dir!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
+        )
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -243,9 +251,15 @@ def check_run_name(name: str) -> None:
     """Refuses the name of a run that would leave its directory or hide it from TensorBoard."""
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
-        raise TagError(f"run name {name!r}", "it does not name a directory below the log directory", "use a name such as 'validation'")
+        raise TagError(
+            f"run name {name!r}",
+            "it does not name a directory below the log directory",
+            "use a name such as 'validation'",
+        )
     if any(MARK in part for part in parts):
-        raise TagError(f"run name {name!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name")
+        raise TagError(
+            f"run name {name!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
+        )
 
 
 def check_step(step: object) -> int:
@@ -266,7 +280,9 @@ def check_step(step: object) -> int:
 def _check_wall_time(wall_time: float) -> float:
     number = float(wall_time)
     if not math.isfinite(number):
-        raise InvalidValueError(f"walltime {wall_time!r}", "TensorBoard stops reading a file at a time that is not finite", "leave it out")
+        raise InvalidValueError(
+            f"walltime {wall_time!r}", "TensorBoard stops reading a file at a time that is not finite", "leave it out"
+        )
     return number
 
 
@@ -276,4 +292,6 @@ def _check_tag(tag: object) -> None:
     try:
         tag.encode()
     except UnicodeEncodeError:
-        raise TagError(f"tag {tag!r}", "it holds half of a surrogate pair, which no file can", "use valid Unicode") from None
+        raise TagError(
+            f"tag {tag!r}", "it holds half of a surrogate pair, which no file can", "use valid Unicode"
+        ) from None

@@ -84,7 +84,9 @@ class _Either:
 def every(interval: int, start: int = 0) -> Schedule:
     """Yes at ``start``, ``start + interval``, ``start + 2 * interval``…; never for an interval of 0."""
     if interval < 0:
-        raise InvalidValueError(f"every({interval})", "an interval cannot be negative", "give 0 for never, or a positive step count")
+        raise InvalidValueError(
+            f"every({interval})", "an interval cannot be negative", "give 0 for never, or a positive step count"
+        )
     return _Every(int(interval), int(start))
 
 
@@ -128,4 +130,8 @@ def as_schedule(value: int | Schedule) -> Schedule:
         return every(value)
     if callable(value):
         return value
-    raise InvalidValueError(f"schedule {value!r}", "a schedule is a step count or a function of the step", "give 10, or torchboard.schedule.every(10)")
+    raise InvalidValueError(
+        f"schedule {value!r}",
+        "a schedule is a step count or a function of the step",
+        "give 10, or torchboard.schedule.every(10)",
+    )

@@ -85,14 +85,18 @@ class SummaryWriter:
         pairs, pending = scalars({tag: check_metric(tag, scalar_value)})
         self._write(global_step, walltime, pairs, pending=pending)
 
-    def add_text(self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None) -> None:
+    def add_text(
+        self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
+    ) -> None:
         """One block of Markdown.
 
         Raises:
             InvalidValueError: it is not a text.
         """
         if not isinstance(text_string, str):
-            raise InvalidValueError(f"text {tag!r} = {type(text_string).__name__}", "a text is a str", "give str(…) of it")
+            raise InvalidValueError(
+                f"text {tag!r} = {type(text_string).__name__}", "a text is a str", "give str(…) of it"
+            )
         self._write(global_step, walltime, ((tag, Text(text_string)),))
 
     def add_image(
@@ -145,7 +149,9 @@ class SummaryWriter:
         pictures = [_draw(item) for item in figures]
         if len({picture.shape for picture in pictures}) != 1:
             sizes = ", ".join("{1} x {0}".format(*picture.shape) for picture in pictures)
-            raise InvalidValueError(f"figures of {sizes or 'no'} pixels", "one tag holds pictures of one size", "log each under a tag")
+            raise InvalidValueError(
+                f"figures of {sizes or 'no'} pixels", "one tag holds pictures of one size", "log each under a tag"
+            )
         self._write_image(tag, np.stack(pictures), global_step, walltime)
         if close and "matplotlib.pyplot" in sys.modules:
             for item in figures:

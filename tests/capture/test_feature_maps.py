@@ -86,13 +86,22 @@ def test_a_model_without_convolutions_gets_no_hook():
 
 
 def test_the_first_example_is_cut_out_of_all_that_is_as_long_as_the_batch():
-    args, kwargs = first_example((torch.ones(4, 3), "name"), {"mask": torch.ones(4), "table": torch.ones(7, 2), "scale": torch.tensor(2.0)})
+    args, kwargs = first_example(
+        (torch.ones(4, 3), "name"), {"mask": torch.ones(4), "table": torch.ones(7, 2), "scale": torch.tensor(2.0)}
+    )
     assert args[0].shape == (1, 3) and args[1] == "name"
     assert {name: tuple(value.shape) for name, value in kwargs.items()} == {"mask": (1,), "table": (7, 2), "scale": ()}
 
 
 def test_each_map_is_scaled_by_itself_and_odd_values_are_drawn_dark():
-    maps = np.stack([np.arange(4.0).reshape(2, 2), 100 + np.arange(4.0).reshape(2, 2), np.full((2, 2), 5.0), np.full((2, 2), np.nan)])
+    maps = np.stack(
+        [
+            np.arange(4.0).reshape(2, 2),
+            100 + np.arange(4.0).reshape(2, 2),
+            np.full((2, 2), 5.0),
+            np.full((2, 2), np.nan),
+        ]
+    )
     maps[0, 0, 1] = np.inf
     sheet = feature_grid(maps)
     assert sheet.shape == (65, 65, 3) and sheet.dtype == np.uint8

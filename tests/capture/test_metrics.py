@@ -41,7 +41,19 @@ def test_nan_and_infinities_are_data(value):
 
 @pytest.mark.parametrize(
     "value",
-    ["0.5", None, [1.0], 1j, torch.zeros(2), torch.zeros(0), torch.zeros((), device="meta"), torch.tensor(1j), np.zeros(2), np.array("a"), {}],
+    [
+        "0.5",
+        None,
+        [1.0],
+        1j,
+        torch.zeros(2),
+        torch.zeros(0),
+        torch.zeros((), device="meta"),
+        torch.tensor(1j),
+        np.zeros(2),
+        np.array("a"),
+        {},
+    ],
     ids=repr,
 )
 def test_anything_else_is_refused_in_three_parts(value):

@@ -49,7 +49,9 @@ def test_gradients_updates_and_parameters_are_exact_at_their_ends():
     optimizer.step()
     parameters.after_step(optimizer)
     seen = histograms(parameters)
-    assert set(seen) == {f"{kind}/{name}" for kind in ("gradients", "updates", "parameters") for name in ("weight", "bias")}
+    assert set(seen) == {
+        f"{kind}/{name}" for kind in ("gradients", "updates", "parameters") for name in ("weight", "bias")
+    }
     for kind, tensor in (("gradients", gradient), ("updates", -0.5 * gradient), ("parameters", model.weight)):
         buckets = seen[f"{kind}/weight"]
         assert buckets[:, 2].sum() == 6
@@ -135,7 +137,9 @@ def test_a_step_inside_the_backward_pass_is_no_boundary():
 
 def rates(*groups, names=()):
     parameters = [nn.Parameter(torch.zeros(1)) for _ in range(4)]
-    named = [{"params": [parameters[i]], "lr": lr, **({"name": names[i]} if names else {})} for i, lr in enumerate(groups)]
+    named = [
+        {"params": [parameters[i]], "lr": lr, **({"name": names[i]} if names else {})} for i, lr in enumerate(groups)
+    ]
     return torch.optim.SGD(named, lr=1.0)
 
 

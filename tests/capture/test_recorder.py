@@ -20,7 +20,11 @@ from torchboard.values import Event
 def recorded(recorder, phase="train"):
     """Tag -> (elements, least, greatest) of what was recorded since the last call."""
     pairs = Event(0, 0.0, (), "", tuple(recorder.collect(phase))).settled().pairs
-    return {tag: (value.buckets[:, 2].sum(), value.buckets[0, 0], value.buckets[-1, 1]) for tag, value in pairs if value.plugin == "histograms"}
+    return {
+        tag: (value.buckets[:, 2].sum(), value.buckets[0, 0], value.buckets[-1, 1])
+        for tag, value in pairs
+        if value.plugin == "histograms"
+    }
 
 
 def armed(model, **options):
@@ -50,7 +54,9 @@ def test_every_layer_but_containers_is_recorded_with_all_its_elements():
     counts = {tag: count for tag, (count, _, _) in recorded(recorder).items()}
     maps, scores = 2 * 4 * 36, 2 * 3
     sizes = {"body/0": maps, "body/1": maps, "body/2": maps, "head": scores, "Net": scores}
-    assert counts == {f"{kind}/{name}": size for kind in ("activations", "activation_gradients") for name, size in sizes.items()}
+    assert counts == {
+        f"{kind}/{name}": size for kind in ("activations", "activation_gradients") for name, size in sizes.items()
+    }
 
 
 def test_an_output_is_read_before_a_later_layer_changes_it_in_place():
@@ -143,7 +149,9 @@ def test_checkpointing_counts_every_activation_and_gradient_once(reentrant):
     seen = recorded(recorder)
     assert {tag: count for tag, (count, _, _) in seen.items()} == {
         **{f"activations/{name}": 5 * size for name, size in (("0", 4), ("1", 4), ("2", 2), ("Sequential", 2))},
-        **{f"activation_gradients/{name}": 5 * size for name, size in (("0", 4), ("1", 4), ("2", 2), ("Sequential", 2))},
+        **{
+            f"activation_gradients/{name}": 5 * size for name, size in (("0", 4), ("1", 4), ("2", 2), ("Sequential", 2))
+        },
     }
 
 
@@ -183,7 +191,11 @@ def test_a_shared_layer_adds_up_its_calls():
     assert recorded(recorder)["activations/first"][0] == 12
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), copy.copy], ids=["deepcopy", "pickle", "copy"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), copy.copy],
+    ids=["deepcopy", "pickle", "copy"],
+)
 def test_a_copy_made_while_armed_works_and_does_not_report(copied):
     net = Net()
     recorder = armed(net)
@@ -252,7 +264,9 @@ def test_layers_can_be_chosen(options, names):
     assert set(recorded(recorder)) == {f"activations/{name}" for name in names}
 
 
-@pytest.mark.parametrize("options", [{"include": 3}, {"every": "ten"}, {"max_layers": -1}, {"exclude": [None]}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"include": 3}, {"every": "ten"}, {"max_layers": -1}, {"exclude": [None]}], ids=str
+)
 def test_bad_options_are_refused_at_the_call(options):
     with pytest.raises(InvalidValueError):
         Capture(**options)

@@ -13,7 +13,11 @@ def test_a_name_tells_when_where_and_who():
     assert event_file_name([], 5, "h", 1, suffix=".v2") == "events.out.tfevents.0000000005.h.1.0000.v2"
 
 
-@given(st.lists(st.tuples(st.integers(0, 2 * 10**9), st.sampled_from(["a", "zz", "host-1"]), st.integers(1, 99999)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2 * 10**9), st.sampled_from(["a", "zz", "host-1"]), st.integers(1, 99999)), max_size=30
+    )
+)
 def test_every_new_name_sorts_behind_all_before_it(openings):
     names: list[str] = []
     for now, host, pid in openings:

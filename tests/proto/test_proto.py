@@ -44,7 +44,16 @@ def fields(descriptor, seen=()):
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.DESCRIPTOR.name)
 def test_every_field_has_the_number_and_type_that_tensorboard_gives_it(peer):
     ours, theirs = fields(getattr(proto, peer.DESCRIPTOR.name).DESCRIPTOR), fields(peer.DESCRIPTOR)
-    left_out = ("graph_def", "log_message", "resource_handle_val", "variant_val", "library", "func", "debug_info", "experimental")
+    left_out = (
+        "graph_def",
+        "log_message",
+        "resource_handle_val",
+        "variant_val",
+        "library",
+        "func",
+        "debug_info",
+        "experimental",
+    )
     assert {name: theirs.get(name) for name in ours} == {
         name: ((value[0], theirs[name][1], value[2]) if name.startswith("meta_graph") or "graph_def" in name else value)
         for name, value in ours.items()
@@ -56,4 +65,9 @@ def test_a_message_of_ours_reads_as_one_of_tensorboards():
     ours = proto.Event(wall_time=1.5, step=-7)
     ours.summary.value.add(tag="ü", simple_value=0.25)
     theirs = event_pb2.Event.FromString(ours.SerializeToString())
-    assert (theirs.wall_time, theirs.step, theirs.summary.value[0].tag, theirs.summary.value[0].simple_value) == (1.5, -7, "ü", 0.25)
+    assert (theirs.wall_time, theirs.step, theirs.summary.value[0].tag, theirs.summary.value[0].simple_value) == (
+        1.5,
+        -7,
+        "ü",
+        0.25,
+    )

@@ -61,7 +61,10 @@ def test_events_arrive_in_order_and_flush_waits_for_all_before_it():
 def test_many_threads_may_write_and_nothing_is_lost():
     gate = Gate()
     sink = AsyncSink(gate)
-    threads = [threading.Thread(target=lambda base=base: [sink.write(event(base + i)) for i in range(200)]) for base in range(0, 1000, 200)]
+    threads = [
+        threading.Thread(target=lambda base=base: [sink.write(event(base + i)) for i in range(200)])
+        for base in range(0, 1000, 200)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

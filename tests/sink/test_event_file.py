@@ -90,8 +90,10 @@ def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch
     write(sink, 1)
     pwrite = os.pwrite
 
-    def full_disk(file, data, offset, calls=[]):
-        calls.append(1)
+    calls = []
+
+    def full_disk(file, data, offset):
+        calls.append(offset)
         if len(calls) == 1:
             return pwrite(file, data[:10], offset)
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -12,7 +12,9 @@ from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image, encode
 from torchboard.values.image import grid, png_size, to_pixels
 
-PICTURES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4])))
+PICTURES = hnp.arrays(
+    np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]))
+)
 
 
 def wire(value):

@@ -27,13 +27,19 @@ def seen_by_tensorboard(value):
     (message,) = encode(Event(3, 1.5, (("tag", value),)))
     event = event_pb2.Event.FromString(message.SerializeToString())
     summary = data_compat.migrate_event(event).summary.value[0]
-    return summary.metadata.plugin_data.plugin_name, tensor_util.make_ndarray(summary.tensor), summary.metadata.summary_description
+    return (
+        summary.metadata.plugin_data.plugin_name,
+        tensor_util.make_ndarray(summary.tensor),
+        summary.metadata.summary_description,
+    )
 
 
 @given(st.floats(width=32), st.sampled_from(["", "what it *is*"]))
 def test_a_scalar_comes_back_to_the_bit(number, description):
     back = Scalar.decode(wire(Scalar(number, description)))
-    assert np.float32(back.value).tobytes() == np.float32(number).tobytes() or (math.isnan(back.value) and math.isnan(number))
+    assert np.float32(back.value).tobytes() == np.float32(number).tobytes() or (
+        math.isnan(back.value) and math.isnan(number)
+    )
     assert back.description == description
 
 
@@ -59,7 +65,10 @@ def test_tensorboard_takes_a_text_for_a_rank_0_string():
 
 
 def test_a_table_keeps_bars_and_breaks_inside_their_cells():
-    assert table(("name", "value"), {"a|b": "1\n2", "c": 3}) == "| name | value |\n| --- | --- |\n| a\\|b | 1 2 |\n| c | 3 |"
+    assert (
+        table(("name", "value"), {"a|b": "1\n2", "c": 3})
+        == "| name | value |\n| --- | --- |\n| a\\|b | 1 2 |\n| c | 3 |"
+    )
     assert code("x = 1") == "```\nx = 1\n```"
 
 

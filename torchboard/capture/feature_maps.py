@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchboard.capture.inert import InertWhenCopied
 from torchboard.capture.options import Capture
 from torchboard.capture.probe import quiet_pass
 from torchboard.capture.select import layers, tag
-from torchboard.capture.snapshot import HostCopy
+from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
+from torchboard.graph.inert import InertWhenCopied
 from torchboard.values import Image, Value
 from torchboard.values.image import grid
 
@@ -110,25 +109,10 @@ class _Keep(InertWhenCopied):
             self._maps[self._tag] = local[0, :_MAX_MAPS].float().clone()
 
 
-@dataclass(frozen=True)
-class FeatureMapSnapshot:
-    """Feature maps on their way to the host: a ``Pending`` that gives one picture a layer.
+class FeatureMapSnapshot(Snapshot):
+    """One picture a layer, made of its maps, float32[maps, height, width]."""
 
-    Attributes:
-        tags: one a layer.
-        copy: float32[maps, height, width] of each layer.
-    """
-
-    tags: tuple[str, ...]
-    copy: HostCopy
-
-    @property
-    def nbytes(self) -> int:
-        return self.copy.nbytes
-
-    @property
-    def plugins(self) -> dict[str, str]:
-        return dict.fromkeys(self.tags, Image.plugin)
+    kind = Image
 
     def settle(self) -> Iterable[tuple[str, Value]]:
         for tag_, maps in zip(self.tags, self.copy.wait()):

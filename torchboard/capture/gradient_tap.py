@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchboard.capture.inert import InertWhenCopied
 from torchboard.capture.tensors import measurable
+from torchboard.graph.inert import InertWhenCopied
 
 graph_task = torch._C._current_graph_task_id
 """Number of the backward pass that runs on this thread; -1 outside of one."""

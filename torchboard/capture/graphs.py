@@ -15,9 +15,8 @@ from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.op_graph import op_graph
 from torchboard.values import ConceptualGraph, OpGraph, Value
+from torchboard.values.graph import RUN_GRAPH_TAG
 
-OP_GRAPH_TAG = "__run_graph__"
-"""The name that TensorBoard gives to a run's own graph; the page says "Default"."""
 LAYERS_TAG = "model"
 
 
@@ -34,10 +33,10 @@ class GraphSnapshot:
 
     @property
     def plugins(self) -> dict[str, str]:
-        return {OP_GRAPH_TAG: OpGraph.plugin, LAYERS_TAG: ConceptualGraph.plugin}
+        return {RUN_GRAPH_TAG: OpGraph.plugin, LAYERS_TAG: ConceptualGraph.plugin}
 
     def settle(self) -> Iterable[tuple[str, Value]]:
-        yield OP_GRAPH_TAG, op_graph(self.graph)
+        yield RUN_GRAPH_TAG, op_graph(self.graph)
         yield LAYERS_TAG, self.layers
 
 
@@ -74,8 +73,14 @@ def graph_of(model: nn.Module, inputs: Any) -> GraphSnapshot:
         InvalidValueError: ``model`` is not a module, or cannot be recorded.
     """
     if not isinstance(model, nn.Module):
-        raise InvalidValueError(f"model of type {type(model).__name__}", "a graph is a module's", "give a torch.nn.Module")
-    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {})
+        raise InvalidValueError(
+            f"model of type {type(model).__name__}", "a graph is a module's", "give a torch.nn.Module"
+        )
+    args, kwargs = (
+        ((), inputs)
+        if isinstance(inputs, dict)
+        else (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {})
+    )
     recorder = GraphRecorder(model)
     recorder.attach()
     try:
@@ -83,5 +88,7 @@ def graph_of(model: nn.Module, inputs: Any) -> GraphSnapshot:
     finally:
         recorder.detach()
     if recorder.graph is None:
-        raise InvalidValueError(f"model {type(model).__name__}", f"its pass cannot be recorded ({recorder.error})", "leave the graph out")
+        raise InvalidValueError(
+            f"model {type(model).__name__}", f"its pass cannot be recorded ({recorder.error})", "leave the graph out"
+        )
     return GraphSnapshot(recorder.graph, conceptual_graph(model, recorder.graph))

@@ -31,7 +31,9 @@ def check_metric(name: str, value: object) -> float | Tensor:
     if isinstance(value, (numbers.Real, np.bool_)):
         return float(value)
     described = f"{type(value).__name__} {value!r:.80}"
-    raise _refused(name, described, "a metric is one real number", "give a float, or a tensor or array with one element")
+    raise _refused(
+        name, described, "a metric is one real number", "give a float, or a tensor or array with one element"
+    )
 
 
 def _refused(name: str, came: str, wrong: str, remedy: str) -> InvalidValueError:
@@ -68,7 +70,8 @@ def scalars(metrics: dict[str, float | Tensor]) -> tuple[tuple[tuple[str, Value]
         if isinstance(value, Tensor):
             devices.setdefault(value.device, []).append(tag)
     pending = tuple(
-        Numbers(tuple(tags), HostCopy([torch.stack([_wide(metrics[tag]) for tag in tags])])) for tags in devices.values()
+        Numbers(tuple(tags), HostCopy([torch.stack([_wide(metrics[tag]) for tag in tags])]))
+        for tags in devices.values()
     )
     return pairs, pending
 

@@ -10,8 +10,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 def unseen() -> AbstractContextManager[None]:
-    """A context in which torch's function and dispatch modes are off: a FLOP counter or a graph recorder that watches the
-    model must not find our reductions in it. Free where no mode is on."""
+    """A context in which torch's function and dispatch modes are off; free where none is on.
+
+    A FLOP counter or a graph recorder that watches the model must not find our reductions in it.
+    """
     if not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack():
         return nullcontext()
     return _modes_off()

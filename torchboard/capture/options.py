@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Union
 
 from torch import nn
 
 from torchboard.errors import InvalidValueError
 from torchboard.schedule import Schedule, as_schedule
 
-Selector = Union[str, type, Callable[[str, nn.Module], bool]]
+Selector = str | type | Callable[[str, nn.Module], bool]
 """A glob over module names (``"layer1.*"``), a module type, or a function of a module's name and the module."""
 
 
@@ -52,7 +51,9 @@ class Capture:
                     "give 'layer1.*', nn.Conv2d or lambda name, module: …",
                 )
         if self.max_layers is not None and (not isinstance(self.max_layers, int) or self.max_layers < 0):
-            raise InvalidValueError(f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all")
+            raise InvalidValueError(
+                f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all"
+            )
 
 
 def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ...]:

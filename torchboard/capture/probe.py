@@ -26,7 +26,9 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
     model = unwrapped(model)
     if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
         raise InvalidValueError(
-            f"model {type(model).__name__}", "its parameters are sharded over ranks that do not take part", "leave this picture out"
+            f"model {type(model).__name__}",
+            "its parameters are sharded over ranks that do not take part",
+            "leave this picture out",
         )
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from torchboard.capture.gradient_tap import graph_task, tap
-from torchboard.capture.inert import InertWhenCopied
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.select import layers, tag
 from torchboard.capture.sketches import Row, Sketches, SketchSnapshot
 from torchboard.capture.tensors import measurable, tensors_in
+from torchboard.graph.inert import InertWhenCopied
 
 TRAIN = "train"
 """The phase of the training passes."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from torchboard.capture.snapshot import HostCopy
+from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
 from torchboard.sketch import layout
@@ -62,23 +61,17 @@ class Sketches:
         return tag if first == device else f"{tag}@{device}"
 
 
-@dataclass(frozen=True)
-class SketchSnapshot:
-    """Sketches on their way to the host: a ``Pending`` that gives a histogram for each that saw an element.
+class SketchSnapshot(Snapshot):
+    """A histogram for each sketch that saw an element; rows of a table, one a tag.
 
     Elements that a histogram cannot show are given as scalars beside it, ``nonfinite/<tag>``, where there are any.
     """
 
-    tags: tuple[str, ...]
-    copy: HostCopy
-
-    @property
-    def nbytes(self) -> int:
-        return self.copy.nbytes
+    kind = Histogram
 
     @property
     def plugins(self) -> dict[str, str]:
-        return dict.fromkeys(self.tags, Histogram.plugin) | dict.fromkeys(map(_nonfinite_tag, self.tags), Scalar.plugin)
+        return super().plugins | dict.fromkeys(map(_nonfinite_tag, self.tags), Scalar.plugin)
 
     def settle(self) -> Iterable[tuple[str, Value]]:
         counts, moments, parameters = self.copy.wait()
@@ -101,7 +94,9 @@ def snapshot_of(tag: str, values: Any) -> SketchSnapshot:
     tensor = measurable(_as_tensor(tag, values))
     if tensor is None:
         raise InvalidValueError(
-            f"histogram {tag!r} of {_described(values)}", "its elements are not real numbers in memory", "give real numbers, such as x.abs()"
+            f"histogram {tag!r} of {_described(values)}",
+            "its elements are not real numbers in memory",
+            "give real numbers, such as x.abs()",
         )
     rows = sketch_of(tensor)
     return SketchSnapshot((tag,), HostCopy([rows.counts, rows.moments, rows.parameters]))
@@ -114,7 +109,9 @@ def _as_tensor(tag: str, values: Any) -> torch.Tensor:
         return torch.as_tensor(np.asarray(values))
     except (TypeError, ValueError):
         raise InvalidValueError(
-            f"histogram {tag!r} of {_described(values)}", "that is no array of numbers", "give a tensor, an array or a list of numbers"
+            f"histogram {tag!r} of {_described(values)}",
+            "that is no array of numbers",
+            "give a tensor, an array or a list of numbers",
         ) from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -52,16 +53,19 @@ class HostCopy:
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Scalars on their way to the host: a ``Pending``.
+class Snapshot:
+    """Values of one kind on their way to the host; what a subclass adds is ``settle``, and then it is a ``Pending``.
 
     Attributes:
-        tags: one a number.
-        copy: float tensors, 1-d, which together hold one number a tag.
+        tags: one a value.
+        copy: the tensors that the values are made of.
     """
 
     tags: tuple[str, ...]
     copy: HostCopy
+
+    kind: ClassVar[type]
+    """What ``settle`` gives under each of the tags."""
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +73,13 @@ class Numbers:
 
     @property
     def plugins(self) -> dict[str, str]:
-        return dict.fromkeys(self.tags, Scalar.plugin)
+        return dict.fromkeys(self.tags, self.kind.plugin)
+
+
+class Numbers(Snapshot):
+    """Scalars: float tensors, 1-d, that together hold one number a tag."""
+
+    kind = Scalar
 
     def settle(self) -> Iterable[tuple[str, Value]]:
         numbers = np.concatenate(self.copy.wait())
@@ -85,7 +95,9 @@ def host_array(tensor: Tensor) -> np.ndarray:
         InvalidValueError: a tensor on ``meta`` has no values.
     """
     if tensor.device.type == "meta":
-        raise InvalidValueError(f"a meta tensor of shape {list(tensor.shape)}", "it has no values", "log it after it is materialised")
+        raise InvalidValueError(
+            f"a meta tensor of shape {list(tensor.shape)}", "it has no values", "log it after it is materialised"
+        )
     tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.dequantize()

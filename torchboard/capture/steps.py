@@ -30,7 +30,11 @@ class StepWatcher:
     """
 
     def __init__(
-        self, model: nn.Module, before: Callable[[Optimizer], None], after: Callable[[Optimizer], None], optimizer: Optimizer | None
+        self,
+        model: nn.Module,
+        before: Callable[[Optimizer], None],
+        after: Callable[[Optimizer], None],
+        optimizer: Optimizer | None,
     ) -> None:
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
         self._model = weakref.ref(model)

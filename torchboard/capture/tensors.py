@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_MAX_DEPTH = 5
+from torchboard.graph.tensors import nested_tensors
 
 
-def tensors_in(output: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """``(suffix, tensor)`` of every tensor in a nested output; a lone tensor has an empty suffix.
+def tensors_in(output: Any) -> Iterator[tuple[str, Tensor]]:
+    """``(suffix, tensor)`` of every tensor in a layer's output: ``.0``, ``.logits``, ``.past.1``; a lone one has none.
 
-    Tuples, lists, named tuples, mappings and dataclasses are walked: ``.0``, ``.logits``, ``.past.1``. As layers are
-    nested with ``/`` in tags, a suffix never collides with a layer's name.
+    As layers are nested with ``/`` in tags, a suffix never collides with a layer's name.
     """
-    if isinstance(output, Tensor):
-        yield prefix, output
-        return
-    if depth == _MAX_DEPTH:
-        return
-    for name, item in _items(output):
-        yield from tensors_in(item, f"{prefix}.{name}", depth + 1)
+    return (("".join(f".{key}" for key in path), tensor) for path, tensor in nested_tensors(output))
 
 
 def measurable(tensor: Tensor) -> Tensor | None:
@@ -53,13 +45,3 @@ def _unwrap(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "wait") and hasattr(tensor, "elem"):  # a collective's result that has not been waited for
         tensor = tensor.wait()
     return torch.empty(0, device="meta") if hasattr(tensor, "fake_mode") else tensor
-
-
-def _items(output: Any) -> Iterator[tuple[object, Any]]:
-    if isinstance(output, Mapping):
-        return iter(output.items())
-    if isinstance(output, (list, tuple)):
-        return iter(zip(getattr(output, "_fields", range(len(output))), output))
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        return ((field.name, getattr(output, field.name, None)) for field in dataclasses.fields(output))
-    return iter(())

@@ -4,7 +4,8 @@ The ``.proto`` sources beside this file carry TensorBoard's field numbers under 
 torchboard, tensorboard, tensorboardX and TensorFlow can live in one process: the name is not on the wire, and the
 messages sit in a descriptor pool of their own. They are compiled to one descriptor set, ``torchboard.binpb``, by
 
-    python -m grpc_tools.protoc -I. --include_imports --descriptor_set_out=torchboard/proto/torchboard.binpb torchboard/proto/*.proto
+    python -m grpc_tools.protoc -I. --include_imports \\
+        --descriptor_set_out=torchboard/proto/torchboard.binpb torchboard/proto/*.proto
 
 which a test repeats and compares.
 """

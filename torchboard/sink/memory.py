@@ -26,7 +26,13 @@ class MemorySink:
 
     def series(self, tag: str, run: str = "train") -> list[tuple[int, Value]]:
         """``(step, value)`` of one tag of one run, in the order written."""
-        return [(event.step, value) for event in self.events if event.run == run for name, value in event.pairs if name == tag]
+        return [
+            (event.step, value)
+            for event in self.events
+            if event.run == run
+            for name, value in event.pairs
+            if name == tag
+        ]
 
     def tags(self, run: str = "train") -> dict[str, str]:
         """Tag -> plugin of everything in one run, in the order first written."""

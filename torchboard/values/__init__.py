@@ -15,7 +15,19 @@ from torchboard.values.scalar import Scalar
 from torchboard.values.text import Text
 from torchboard.values.value import Event, Pending, Value
 
-__all__ = ["KINDS", "ConceptualGraph", "Event", "Histogram", "Image", "OpGraph", "Pending", "Scalar", "Text", "Value", "encode"]
+__all__ = [
+    "KINDS",
+    "ConceptualGraph",
+    "Event",
+    "Histogram",
+    "Image",
+    "OpGraph",
+    "Pending",
+    "Scalar",
+    "Text",
+    "Value",
+    "encode",
+]
 
 KINDS = {kind.plugin: kind for kind in (ConceptualGraph, Histogram, Image, OpGraph, Scalar, Text)}
 """Plugin -> the value that ``decode``s it."""

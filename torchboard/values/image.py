@@ -41,7 +41,9 @@ class Image:
         shape = self.pixels.shape
         if self.pixels.dtype != np.uint8 or len(shape) != 4:
             raise InvalidValueError(
-                f"pixels {self.pixels.dtype}{list(shape)}", "an image is uint8[N, height, width, channels]", "use to_pixels()"
+                f"pixels {self.pixels.dtype}{list(shape)}",
+                "an image is uint8[N, height, width, channels]",
+                "use to_pixels()",
             )
         if shape[3] not in _MODES:
             raise InvalidValueError(
@@ -50,7 +52,9 @@ class Image:
                 "check the layout (CHW or HWC), or log each channel as a picture of its own",
             )
         if 0 in shape:
-            raise InvalidValueError(f"pixels of shape {list(shape)}", "a picture needs at least one pixel", "leave it out")
+            raise InvalidValueError(
+                f"pixels of shape {list(shape)}", "a picture needs at least one pixel", "leave it out"
+            )
 
     @property
     def nbytes(self) -> int:

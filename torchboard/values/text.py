@@ -43,7 +43,9 @@ class Text:
 def table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
     """A Markdown table of names and values under two headings; bars and line breaks in them do not break it."""
     cells = ((_cell(name), _cell(value)) for name, value in rows.items())
-    return "\n".join([f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)])
+    return "\n".join(
+        [f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
+    )
 
 
 def code(text: str) -> str:
