@@ -85,6 +85,39 @@ def test_everything_a_run_holds():
     assert scalars(sink, "epoch_learning_rate") == [(0, pytest.approx(0.1)), (1, pytest.approx(0.1))]
 
 
+def test_the_graph_holds_the_models_operations_and_none_of_ours():
+    sink = MemorySink()
+    fit(Net(), sink)
+    ((step, graph),) = sink.series("__run_graph__")
+    operations = {node.op for node in graph.nodes} - {"Placeholder", "Parameter", "Buffer", "Output"}
+    assert step == 0
+    assert operations == {"conv2d", "add_", "batch_norm", "relu", "flatten", "dropout", "linear"}
+
+
+def test_a_counter_of_the_users_does_not_see_our_operations():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.seen.append(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    counters, model = [], Net()
+    for watched in (False, True):
+        model.zero_grad()
+        monitor = Monitor(model, sink=MemorySink(), write_graph=False) if watched else None
+        with Names() as counter:
+            model(torch.ones(2, 1, 8, 8)).sum().backward()
+        counters.append(counter.seen)
+        if monitor:
+            monitor.close()
+    assert counters[0] == counters[1] != []
+
+
 def test_an_epochs_metrics_are_the_means_of_its_batches():
     sink = MemorySink()
     with Monitor(nn.Linear(1, 1), sink=sink) as monitor:

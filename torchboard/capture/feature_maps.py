@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.probe import quiet_pass
 from torchboard.capture.select import layers, tag
@@ -56,7 +57,8 @@ class FeatureMaps:
         """Takes the first example of a batch as the probe."""
         self.arm(False)
         try:
-            self._probe = first_example(args, kwargs)
+            with unseen():
+                self._probe = first_example(args, kwargs)
         except Exception as error:
             self.error = error
 

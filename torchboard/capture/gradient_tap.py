@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchboard.capture.modes import unseen
 from torchboard.capture.tensors import measurable
 from torchboard.graph.inert import InertWhenCopied
 
@@ -38,9 +39,12 @@ class _GradientHook(InertWhenCopied):
 
     def __call__(self, gradient: Tensor | None) -> None:
         self.task = graph_task()
-        local = None if gradient is None else measurable(gradient)
-        if local is not None:
-            self.report(local)
+        if gradient is None:
+            return
+        with unseen():
+            local = measurable(gradient)
+            if local is not None:
+                self.report(local)
 
 
 class _BaseHook(InertWhenCopied):

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torchboard.capture.gradient_tap import graph_task
+from torchboard.capture.modes import unseen
 
 
 class StepWatcher:
@@ -56,7 +57,8 @@ class StepWatcher:
 
     def _report(self, optimizer: Optimizer, action: Callable[[Optimizer], None]) -> None:
         if graph_task() == -1 and self._handles and self._is_ours(optimizer):
-            action(optimizer)
+            with unseen():
+                action(optimizer)
 
     def _is_ours(self, optimizer: Optimizer) -> bool:
         if any(reference() is optimizer for reference in self.optimizers):
