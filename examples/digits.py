@@ -9,6 +9,7 @@ convolution, a confusion matrix, pictures of the mistakes, the two graphs and th
 from __future__ import annotations
 
 import argparse
+import os
 
 import matplotlib.pyplot as plt
 import torch
@@ -110,7 +111,8 @@ def main() -> None:
             monitor.log_epoch(**validate(model, validation, monitor))
             scheduler.step()
 
-    print(f"The run is in {options.log_dir}. To look at it: tensorboard --logdir {options.log_dir.split('/')[0]}")
+    folder = os.path.dirname(options.log_dir.rstrip("/")) or options.log_dir
+    print(f"The run is in {options.log_dir}. To look at it: tensorboard --logdir {folder}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torchboard.values.value import TENSOR, metadata, string_tensor
+
+_SPECIAL = re.compile(r"[\\`*_\[\]|]")
+"""What has a meaning in the cell of a Markdown table."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Text:
 
 
 def table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
-    """A Markdown table of names and values under two headings; bars and line breaks in them do not break it."""
+    """A Markdown table of names and values under two headings, which are shown as they are, letter by letter."""
     cells = ((_cell(name), _cell(value)) for name, value in rows.items())
     return "\n".join(
         [f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
@@ -54,4 +59,6 @@ def code(text: str) -> str:
 
 
 def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    """A value's text so that Markdown shows it letter by letter, on one line."""
+    text = html.escape(" ".join(str(value).split("\n")), quote=False)
+    return _SPECIAL.sub(r"\\\g<0>", text)
