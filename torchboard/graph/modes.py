@@ -28,7 +28,7 @@ class OperatorCall(NamedTuple):
 class Listener(Protocol):
     """What the modes report to. No method may raise."""
 
-    def function_begins(self, function: Callable[..., Any]) -> Any:
+    def function_begins(self, function: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
         """A torch function is about to run; what this returns comes back in ``function_ends``."""
 
     def function_ends(self, token: Any, result: Any) -> None:
@@ -49,10 +49,11 @@ class FunctionMode(TorchFunctionMode):
         self._listener = listener
 
     def __torch_function__(self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None) -> Any:
-        token = self._listener.function_begins(func)
+        kwargs = kwargs or {}
+        token = self._listener.function_begins(func, args, kwargs)
         result = None
         try:
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
         finally:
             self._listener.function_ends(token, result)
         return result

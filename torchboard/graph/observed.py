@@ -198,8 +198,10 @@ class _Pass:
         """Whether the model raised: then its post hooks get None, while an exception is handled that was not before."""
         return result is None and sys.exc_info()[1] not in (None, self._handled)
 
-    def function_begins(self, function: Callable[..., Any]) -> Function | None:
-        return self.guarded(self.tape.begin, function) if self.is_listening() else None
+    def function_begins(
+        self, function: Callable[..., Any], args: modes.Arguments, kwargs: modes.Keywords
+    ) -> Function | None:
+        return self.guarded(self.tape.begin, function, args, kwargs) if self.is_listening() else None
 
     def function_ends(self, token: Function | None, result: Any) -> None:
         if token is not None:

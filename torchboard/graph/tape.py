@@ -20,6 +20,7 @@ from torchboard.graph.module_names import class_name
 from torchboard.graph.nodes import Graph, Kind, ModuleCall, Node, Scope, Source, TensorSpec
 from torchboard.graph.producers import Producers, view_of
 from torchboard.graph.tensors import (
+    call_arguments,
     function_name,
     is_view,
     named_arguments,
@@ -68,6 +69,7 @@ class Function:
     """A torch function that is running; it has a node once it has come down to an operator."""
 
     name: str
+    attributes: tuple[tuple[str, str], ...] = ()
     draft: _Draft | None = None
 
 
@@ -142,11 +144,11 @@ class Tape:
 
     # functions and operators
 
-    def begin(self, function: Callable[..., Any]) -> Function | None:
+    def begin(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function | None:
         """A torch function begins; None if another one is already running."""
         if self._function is not None:
             return None
-        self._function = Function(function_name(function))
+        self._function = Function(function_name(function), call_arguments(function, args, kwargs))
         return self._function
 
     def end(self, function: Function, result: Any) -> None:
@@ -251,6 +253,7 @@ class Tape:
             return self._add("op", operator.rpartition("::")[2], *self._here())
         if function.draft is None:
             function.draft = self._add("op", function.name, *self._here())
+            function.draft.attributes = function.attributes
         return function.draft
 
     def _seen_through(self, views: list[torch.Tensor], call: OperatorCall) -> Iterable[Source]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -91,7 +91,23 @@ def operator_name(operator: Any) -> str:
 
 def plain_arguments(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """``(name, text)`` of the numbers, flags, strings and short lists an operator was called with."""
-    named = [(argument.name, value) for argument, value, _ in _by_schema(operator, args, kwargs)]
+    return _plain((argument.name, value) for argument, value, _ in _by_schema(operator, args, kwargs))
+
+
+def call_arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """The same of a function that is written in Python, as the user called it; nothing for one that is not."""
+    if not inspect.isfunction(function):
+        return ()
+    try:
+        called = inspect.signature(function).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return ()
+    return _plain(called.arguments.items())
+
+
+def _plain(named: Iterable[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, _clip(str(value))) for name, value in named if name not in _DULL and _is_plain(value))
 
 
