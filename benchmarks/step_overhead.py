@@ -50,7 +50,7 @@ def job(name: str) -> tuple[nn.Module, DataLoader | list[tuple[Tensor, Tensor]]]
         return digits.DigitNet(), loader
     from torchvision.models import resnet18
 
-    batches = [(torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,))) for _ in range(20)]
+    batches = [(torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,))) for _ in range(10)]
     return resnet18(num_classes=10), batches
 
 
@@ -193,7 +193,7 @@ def main() -> None:
         return
     introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard"))
     tables = [
-        report("digits", options.rounds, options.epochs or 8),
+        report("digits", options.rounds, options.epochs or 4),
         report("resnet18", max(2, options.rounds - 2), options.epochs or 3),
     ]
     harness.write_result("step_overhead", "\n\n".join([introduction, *tables]))

@@ -93,6 +93,26 @@ def test_the_kinds_of_a_shared_run_are_known_to_all_its_writers(tmp_path):
     second.close()
 
 
+def test_the_kinds_of_a_run_are_known_from_whatever_root_one_came_to_it(tmp_path):
+    outer, inner = open_run(tmp_path, "train"), open_run(tmp_path / "train")
+    outer.write(0, ONE)
+    with pytest.raises(TagError):
+        inner.write(0, (("loss", Text("x")),))
+    outer.close()
+    inner.close()
+    assert len(list((tmp_path / "train").iterdir())) == 1
+
+
+def test_closing_a_run_twice_takes_nothing_from_its_other_users(tmp_path):
+    first, second = open_run(tmp_path), open_run(tmp_path)
+    first.close()
+    first.close()
+    second.write(0, ONE)
+    with pytest.raises(ClosedError):
+        first.write(1, ONE)
+    second.close()
+
+
 def test_two_exclusive_users_of_one_directory_exclude_each_other(tmp_path):
     first = open_run(tmp_path, "train", exclusive=True)
     with pytest.raises(RunInUseError, match="another monitor"):

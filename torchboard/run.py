@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,8 @@ class Run:
         self.sink = sink
         self.name = name
         self._live = live or _Live(sink)
-        self._book = self._live.books.setdefault(name, TagBook())
+        self._book = self._live.book(name)
+        self._closed = False
 
     @property
     def root(self) -> Run:
@@ -111,7 +113,7 @@ class Run:
             InvalidValueError: the step is not a whole number of 64 bits, or the time is not finite.
             ClosedError: the run was closed.
         """
-        if self._live.closed:
+        if self._closed or self._live.closed:
             raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
         step = check_step(step)
         wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
@@ -128,7 +130,9 @@ class Run:
 
     def close(self) -> None:
         """Lets go of the log directory; the last of its users closes the sink. A second call does nothing."""
-        self._live.release()
+        if not self._closed:
+            self._closed = True
+            self._live.release()
 
 
 @dataclass
@@ -142,6 +146,12 @@ class _Live:
     exclusive: bool = False
     closed: bool = False
 
+    def book(self, name: str) -> TagBook:
+        """The book of a run: one for all who write to its directory, from whatever root they came to it."""
+        if self.log_dir is None:
+            return self.books.setdefault(name, TagBook())
+        return _books.setdefault(os.path.realpath(os.path.join(self.log_dir, name)), TagBook())
+
     def release(self) -> None:
         with _live_lock:
             self.users -= 1
@@ -153,6 +163,7 @@ class _Live:
         self.sink.close()
 
 
+_books: weakref.WeakValueDictionary[str, TagBook] = weakref.WeakValueDictionary()
 _live: dict[str, _Live] = {}
 _live_lock = threading.Lock()
 
