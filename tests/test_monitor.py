@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
 import pickle
@@ -290,6 +291,19 @@ def test_a_closed_monitor_leaves_no_hook_and_an_unwatched_step_carries_none():
     assert hooks(model)
     monitor.close()
     assert hooks(model) == 0
+
+
+def test_a_forgotten_monitor_leaves_no_hook_and_loses_nothing(tmp_path):
+    model = Net()
+    monitor = Monitor(model, tmp_path)
+    monitor.log_batch(loss=train_step(model, optimizer_of(model)))
+    monitor.writer.add_scalar("mine", 1.0)
+    del monitor
+    gc.collect()
+    assert hooks(model) == 0
+    with Monitor(model, tmp_path) as again:
+        again.log_epoch()
+    assert len(list((tmp_path / "train").iterdir())) == 2
 
 
 @pytest.mark.parametrize("when", ["armed", "between", "closed"])

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,19 +20,15 @@ from torch.optim import Optimizer
 
 from torchboard.capture.clock import Clock
 from torchboard.capture.facts import run_facts
-from torchboard.capture.feature_maps import FeatureMaps
-from torchboard.capture.graphs import FirstPassGraph
 from torchboard.capture.metrics import RunningMeans, check_metric, scalars
+from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
-from torchboard.capture.parameters import Parameters
-from torchboard.capture.recorder import TRAIN, Recorder
-from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
+from torchboard.capture.recorder import TRAIN
 from torchboard.errors import ClosedError, InvalidValueError, TorchboardWarning
 from torchboard.run import Run, check_run_name, open_run
 from torchboard.schedule import as_schedule, every
 from torchboard.sink.null import NullSink
 from torchboard.sink.protocol import Sink
-from torchboard.values import Pending
 from torchboard.writer import SummaryWriter
 
 VALIDATION = "validation"
@@ -100,30 +97,24 @@ class Monitor:
         self._means: dict[str, RunningMeans] = {}
         self.epoch = 0
         self.step = 0
-        self.phase_name = TRAIN
         self._batch = 0
-        self._weights = WeightsVersion(model)
-        self._watches = writes
+        self._writes = writes
         self._closed = False
         self._warned: set[str] = set()
-        self._stepped: list[int] = []
         self._clock = Clock()
-        self._recorder = Recorder(model, capture)
-        self._parameters = Parameters(model, capture)
-        self._feature_maps = FeatureMaps(model, capture, feature_maps if isinstance(feature_maps, Tensor) else None)
-        self._shows_maps = feature_maps is not False
-        self._graph = FirstPassGraph(model) if write_graph and writes else None
-        self._watcher = StepWatcher(model, self._before_step, self._after_step, optimizer)
+        self._watch = ModelWatch(
+            model,
+            capture,
+            self._step_ended,
+            optimizer=optimizer,
+            feature_maps=feature_maps,
+            graph=write_graph and writes,
+        )
+        self._release = weakref.finalize(self, _release, self._watch, self._run)
         if writes:
-            shown = f"tensor {list(feature_maps.shape)}" if isinstance(feature_maps, Tensor) else feature_maps
-            options = {
-                "histogram_freq": histogram_freq,
-                "update_freq": update_freq,
-                "feature_maps": shown,
-                "capture": capture,
-            }
+            options = {"histogram_freq": histogram_freq, "update_freq": update_freq, "capture": capture}
             self._run.write(0, (), pending=(run_facts(model, options),))
-            self._arm(True)
+        self._begin_epoch()
 
     # ---- what a user calls
 
@@ -150,8 +141,7 @@ class Monitor:
                 checked = {**checked, "steps_per_second": self._clock.batch_rate()}
             self._write_scalars(TRAIN, "batch_", checked, self._batch)
         self._clock.batch()
-        if self._weights.changed():
-            self._end_step()
+        self._watch.end_batch()
 
     def log_epoch(self, **metrics: Any) -> None:
         """Ends an epoch and writes it: everything logged is on disk when this returns.
@@ -169,13 +159,12 @@ class Monitor:
         for phase, values in self._epoch_metrics(given).items():
             self._write_scalars(phase, "epoch_", values, self.epoch)
         self._write_graph()
-        if self._watches and self._histograms(self.epoch):
-            self._write_histograms()
+        if self._due:
+            self._write_captured()
         self._warn_of_errors()
         self._run.flush()
         self.epoch += 1
-        self._clock.epoch()
-        self._arm(True)
+        self._begin_epoch()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Monitor]:
@@ -189,18 +178,18 @@ class Monitor:
         """
         self._check_open("phase")
         check_run_name(name)
-        before = self.phase_name
-        self.phase_name = self._recorder.phase = name
-        self._recorder.arm(False)
-        if name != TRAIN and self._watches and self._histograms(self.epoch):
-            self._recorder.arm_for_one_pass()
+        before = self._watch.enter(name, self._due)
         self._clock.pause()
         try:
             yield self
         finally:
             self._clock.resume()
-            self.phase_name = self._recorder.phase = before
-            self._recorder.arm(before == TRAIN and self._parameters.armed)
+            self._watch.enter(before, False)
+
+    @property
+    def phase_name(self) -> str:
+        """The phase that forward passes and metrics belong to now."""
+        return self._watch.phase
 
     @property
     def writer(self) -> SummaryWriter:
@@ -221,12 +210,8 @@ class Monitor:
             return
         self._write_graph()
         self._closed = True
-        if self._graph is not None:
-            self._graph.close()
-        self._watcher.close()
-        self._arm(False)
+        self._release()
         self._warn_of_errors()
-        self._run.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -234,32 +219,17 @@ class Monitor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # ---- the boundary of a step
+    # ---- when to look
 
-    def _before_step(self, optimizer: Optimizer) -> None:
-        self._parameters.before_step(optimizer)
+    def _begin_epoch(self) -> None:
+        """The first step of an epoch that writes histograms is always captured."""
+        self._due = self._writes and self._histograms(self.epoch)
+        self._clock.epoch()
+        self._watch.arm(self._due)
 
-    def _after_step(self, optimizer: Optimizer) -> None:
-        """A step ends when every optimizer seen has stepped in it, or one of them steps again."""
-        self._parameters.after_step(optimizer)
-        again = id(optimizer) in self._stepped
-        self._stepped.append(id(optimizer))
-        if again or {id(other) for other in self._watcher.live_optimizers()} <= set(self._stepped):
-            self._end_step()
-
-    def _end_step(self) -> None:
+    def _step_ended(self) -> None:
         self.step += 1
-        self._weights.changed()
-        self._stepped.clear()
-        self._arm(self._steps(self.step))
-
-    def _arm(self, on: bool) -> None:
-        """Opens or closes the window of the next step; in epochs without histograms it stays closed."""
-        on = on and self._watches and not self._closed and self._histograms(self.epoch)
-        if self.phase_name == TRAIN:
-            self._recorder.arm(on)
-        self._parameters.arm(on)
-        self._feature_maps.arm(on and self._shows_maps)
+        self._watch.arm(self._due and self._steps(self.step))
 
     # ---- writing
 
@@ -272,7 +242,7 @@ class Monitor:
                 phases.setdefault(VALIDATION, {})[name.removeprefix(_VALIDATION_PREFIX)] = value
             else:
                 train[name] = value
-        for suffix, rate in learning_rates(self._watcher.live_optimizers()).items():
+        for suffix, rate in self._watch.learning_rates().items():
             train.setdefault(f"learning_rate{suffix}", check_metric("learning_rate", rate))
         if self._write_steps_per_second:
             train.setdefault("steps_per_second", self._clock.epoch_rate())
@@ -283,21 +253,13 @@ class Monitor:
             pairs, pending = scalars({prefix + name: value for name, value in metrics.items()})
             self._run_of(phase).write(step, pairs, pending=pending)
 
-    def _write_histograms(self) -> None:
-        train: list[Pending] = [*self._recorder.collect(TRAIN), *self._parameters.collect()]
-        if self._shows_maps:
-            train += self._feature_maps.collect()
-        phases: dict[str, Sequence[Pending]] = {
-            phase: self._recorder.collect(phase) for phase in self._recorder.phases()
-        }
-        for phase, pending in {**phases, TRAIN: train}.items():
-            if pending:
-                self._run_of(phase).write(self.epoch, (), pending=tuple(pending), droppable=True)
+    def _write_captured(self) -> None:
+        for phase, pending in self._watch.collect().items():
+            self._run_of(phase).write(self.epoch, (), pending=pending, droppable=True)
 
     def _write_graph(self) -> None:
-        if self._graph is not None and (pending := self._graph.collect()) is not None:
-            self._run.write(0, (), pending=(pending,))
-            self._graph = None
+        if (graph := self._watch.take_graph()) is not None:
+            self._run.write(0, (), pending=(graph,))
 
     def _run_of(self, phase: str) -> Run:
         if phase not in self._runs:
@@ -306,13 +268,8 @@ class Monitor:
 
     def _warn_of_errors(self) -> None:
         """Says once what a collector could not do; said here, so that nothing is ever raised from a forward pass."""
-        for collector, lost in (
-            (self._recorder, "activations"),
-            (self._feature_maps, "feature maps"),
-            (self._graph, "the graph"),
-        ):
-            error = collector and collector.error
-            if error is not None and lost not in self._warned:
+        for lost, error in self._watch.errors():
+            if lost not in self._warned:
                 self._warned.add(lost)
                 message = f"{lost} of this model cannot be captured and are left out ({type(error).__name__}: {error})"
                 warnings.warn(message, TorchboardWarning, stacklevel=3)
@@ -320,6 +277,12 @@ class Monitor:
     def _check_open(self, call: str) -> None:
         if self._closed:
             raise ClosedError(f"{call}() on a closed monitor", "its hooks and files are gone", "call it before close()")
+
+
+def _release(watch: ModelWatch, run: Run) -> None:
+    """Takes every hook away and lets go of the run: at ``close``, or when the monitor is forgotten."""
+    watch.release()
+    run.close()
 
 
 def _check_model(model: object) -> None:

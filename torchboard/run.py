@@ -75,7 +75,6 @@ class Run:
         self.sink = sink
         self.name = name
         self._live = live or _Live(sink)
-        self._book = self._live.book(name)
         self._closed = False
 
     @property
@@ -117,11 +116,12 @@ class Run:
             raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
         step = check_step(step)
         wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
+        book = self._live.book(self.name)
         for tag, value in pairs:
-            self._book.admit(tag, value.plugin, step)
+            book.admit(tag, value.plugin, step)
         for item in pending:
             for tag, plugin in item.plugins.items():
-                self._book.admit(tag, plugin, step)
+                book.admit(tag, plugin, step)
         self.sink.write(Event(step, wall_time, tuple(pairs), self.name, tuple(pending), droppable))
 
     def flush(self) -> None:
@@ -147,10 +147,13 @@ class _Live:
     closed: bool = False
 
     def book(self, name: str) -> TagBook:
-        """The book of a run: one for all who write to its directory, from whatever root they came to it."""
-        if self.log_dir is None:
-            return self.books.setdefault(name, TagBook())
-        return _books.setdefault(os.path.realpath(os.path.join(self.log_dir, name)), TagBook())
+        """The book of a run: one for all who write to its directory now, from whatever root they came to it."""
+        if name not in self.books:
+            new = TagBook()
+            if self.log_dir is not None:
+                new = _books.setdefault(os.path.realpath(os.path.join(self.log_dir, name)), new)
+            self.books[name] = new
+        return self.books[name]
 
     def release(self) -> None:
         with _live_lock:
@@ -158,6 +161,7 @@ class _Live:
             if self.users > 0 or self.closed:
                 return
             self.closed = True
+            self.books.clear()
             if self.log_dir is not None:
                 _live.pop(os.path.realpath(self.log_dir), None)
         self.sink.close()
