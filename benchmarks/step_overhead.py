@@ -37,8 +37,8 @@ VARIANTS = {
     "peer_every_step": "torch.utils.tensorboard by hand, every step",
 }
 JOBS = {
-    "digits": "the digits job: 12 thousand parameters, 16 layers, batches of 32 pictures of 8 x 8",
-    "resnet18": "torchvision's ResNet-18: 11 million parameters, 68 layers, batches of 16 pictures of 64 x 64",
+    "digits": "the digits job: 12 thousand parameters, 16 layers, batches of 32 pictures of 8 x 8, 47 steps an epoch",
+    "resnet18": "torchvision's ResNet-18: 11 million parameters, 68 layers, batches of 16 of 64 x 64, 10 steps an epoch",
 }
 
 
