@@ -9,6 +9,12 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 from tensorboard.compat.proto import event_pb2, graph_pb2, summary_pb2, tensor_pb2
+from tensorboard.plugins.audio import plugin_data_pb2 as audio_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_pb2
+from tensorboard.plugins.mesh import plugin_data_pb2 as mesh_pb2
+from tensorboard.plugins.pr_curve import plugin_data_pb2 as pr_curve_pb2
+from tensorboard.plugins.projector import projector_config_pb2
 
 from torchboard import proto
 
@@ -18,8 +24,9 @@ FOLDER = Path(str(resources.files(proto)))
 def test_the_compiled_set_is_what_its_sources_say(tmp_path):
     out = tmp_path / "set.binpb"
     sources = sorted(f"torchboard/proto/{path.name}" for path in FOLDER.glob("*.proto"))
-    arguments = ["protoc", f"-I{FOLDER.parents[1]}", "--include_imports", f"--descriptor_set_out={out}", *sources]
-    assert protoc.main(arguments) == 0
+    google = resources.files("grpc_tools") / "_proto"
+    options = [f"-I{FOLDER.parents[1]}", f"-I{google}", "--include_imports", f"--descriptor_set_out={out}"]
+    assert protoc.main(["protoc", *options, *sources]) == 0
     compiled, shipped = (
         {file.name: file for file in descriptor_pb2.FileDescriptorSet.FromString(data).file}
         for data in (out.read_bytes(), (FOLDER / proto.DESCRIPTOR_SET).read_bytes())
@@ -27,7 +34,19 @@ def test_the_compiled_set_is_what_its_sources_say(tmp_path):
     assert compiled == shipped
 
 
-PEERS = [event_pb2.Event, summary_pb2.Summary, summary_pb2.SummaryMetadata, tensor_pb2.TensorProto, graph_pb2.GraphDef]
+PEERS = [
+    event_pb2.Event,
+    summary_pb2.Summary,
+    summary_pb2.SummaryMetadata,
+    tensor_pb2.TensorProto,
+    graph_pb2.GraphDef,
+    hparams_pb2.HParamsPluginData,
+    projector_config_pb2.ProjectorConfig,
+    audio_pb2.AudioPluginData,
+    pr_curve_pb2.PrCurvePluginData,
+    mesh_pb2.MeshPluginData,
+    layout_pb2.Layout,
+]
 
 
 def fields(descriptor, seen=()):

@@ -36,10 +36,16 @@ def _load() -> dict[str, type]:
 _messages = _load()
 
 AttrValue = _messages["AttrValue"]
+AudioPluginData = _messages["AudioPluginData"]
 Event = _messages["Event"]
 GraphDef = _messages["GraphDef"]
+HParamsPluginData = _messages["HParamsPluginData"]
 HistogramProto = _messages["HistogramProto"]
+Layout = _messages["Layout"]
+MeshPluginData = _messages["MeshPluginData"]
 NodeDef = _messages["NodeDef"]
+PrCurvePluginData = _messages["PrCurvePluginData"]
+ProjectorConfig = _messages["ProjectorConfig"]
 SessionLog = _messages["SessionLog"]
 Summary = _messages["Summary"]
 SummaryMetadata = _messages["SummaryMetadata"]

@@ -8,29 +8,58 @@ from __future__ import annotations
 from typing import Any
 
 from torchboard import proto
+from torchboard.values.audio import Audio
+from torchboard.values.custom_scalars import Layout
 from torchboard.values.graph import ConceptualGraph, OpGraph
 from torchboard.values.histogram import Histogram
+from torchboard.values.hparams import HParamsValue
 from torchboard.values.image import Image
+from torchboard.values.mesh import MeshPart
+from torchboard.values.pr_curve import PrCurve
 from torchboard.values.scalar import Scalar
+from torchboard.values.tensor import Array
 from torchboard.values.text import Text
 from torchboard.values.value import Event, Pending, Value
+from torchboard.values.video import Video
 
 __all__ = [
     "KINDS",
+    "Array",
+    "Audio",
     "ConceptualGraph",
     "Event",
+    "HParamsValue",
     "Histogram",
     "Image",
+    "Layout",
+    "MeshPart",
     "OpGraph",
     "Pending",
+    "PrCurve",
     "Scalar",
     "Text",
     "Value",
+    "Video",
     "encode",
 ]
 
-KINDS = {kind.plugin: kind for kind in (ConceptualGraph, Histogram, Image, OpGraph, Scalar, Text)}
-"""Plugin -> the value that ``decode``s it."""
+_DECODERS = (
+    Array,
+    Audio,
+    ConceptualGraph,
+    HParamsValue,
+    Histogram,
+    Image,
+    Layout,
+    MeshPart,
+    OpGraph,
+    PrCurve,
+    Scalar,
+    Text,
+)
+
+KINDS = {kind.plugin: kind for kind in _DECODERS}
+"""Plugin -> the value that ``decode``s it. An ``Image`` is what pictures are read as, a ``Video`` its first frame."""
 
 
 def encode(event: Event) -> list[Any]:
