@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from torchboard.errors import CorruptRecordError
@@ -29,10 +30,41 @@ class Record(NamedTuple):
     data: bytes
 
 
+class Fault(NamedTuple):
+    """Where an event file can be read no further."""
+
+    offset: int
+    """Where the header of the broken record starts, in bytes from the start of the file."""
+    what: str
+
+
 def frame(data: bytes) -> bytes:
     """``data`` as one record, 16 bytes longer. One checksum pass."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CRC.pack(masked_crc32c(length)), data, _CRC.pack(masked_crc32c(data))))
+
+
+def parse(buffer: bytes, base: int = 0) -> Iterator[Record | Fault]:
+    """The records of ``buffer`` in order, checksums verified, up to its end or to a record that it holds a part of.
+
+    Where a checksum fails, a ``Fault`` comes last. ``base`` is the offset of the buffer in its file.
+    """
+    offset, end = 0, len(buffer)
+    while end - offset >= HEADER_BYTES:
+        start = offset + HEADER_BYTES
+        length = _length(buffer[offset:start])
+        if length is None:
+            yield Fault(base + offset, "the checksum of its length does not fit")
+            return
+        stop = start + length
+        if stop + FOOTER_BYTES > end:
+            return
+        data = buffer[start:stop]
+        if _CRC.unpack_from(buffer, stop)[0] != masked_crc32c(data):
+            yield Fault(base + offset, "the checksum of its data does not fit")
+            return
+        yield Record(base + offset, data)
+        offset = stop + FOOTER_BYTES
 
 
 def unframe(buffer: bytes | memoryview) -> Iterator[Record]:
@@ -41,25 +73,27 @@ def unframe(buffer: bytes | memoryview) -> Iterator[Record]:
     Raises:
         CorruptRecordError: a checksum fails; the message names the offset. The records before it were given.
     """
-    view, offset = memoryview(buffer), 0
-    while len(view) - offset >= HEADER_BYTES:
-        header = bytes(view[offset : offset + HEADER_BYTES])
-        if _CRC.unpack_from(header, _LENGTH.size)[0] != masked_crc32c(header[: _LENGTH.size]):
-            raise _corrupt("length", offset)
-        start = offset + HEADER_BYTES
-        stop = start + _LENGTH.unpack_from(header)[0]
-        if stop + FOOTER_BYTES > len(view):
-            return
-        data = bytes(view[start:stop])
-        if _CRC.unpack_from(view, stop)[0] != masked_crc32c(data):
-            raise _corrupt("data", offset)
-        yield Record(offset, data)
-        offset = stop + FOOTER_BYTES
+    for item in parse(bytes(buffer)):
+        yield sound(item)
 
 
-def _corrupt(part: str, offset: int) -> CorruptRecordError:
-    return CorruptRecordError(
-        f"record at byte {offset}",
-        f"the checksum of its {part} does not fit",
-        "keep the records before it; what follows in this file cannot be trusted",
-    )
+def sound(item: Record | Fault) -> Record:
+    """A record as it is.
+
+    Raises:
+        CorruptRecordError: it is a fault; the message names the offset.
+    """
+    if isinstance(item, Fault):
+        raise CorruptRecordError(
+            f"record at byte {item.offset}",
+            item.what,
+            "keep the records before it; what follows in this file cannot be trusted",
+        )
+    return item
+
+
+@lru_cache(maxsize=4096)
+def _length(header: bytes) -> int | None:
+    """How many bytes a header announces; None where its checksum fails. Few lengths make up most of a file."""
+    length, crc = header[: _LENGTH.size], header[_LENGTH.size :]
+    return _LENGTH.unpack(length)[0] if _CRC.unpack(crc)[0] == masked_crc32c(length) else None
