@@ -153,3 +153,14 @@ def test_without_a_directory_one_is_made_below_runs(tmp_path, monkeypatch):
     run.close()
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.endswith("_first") and run.log_dir == str(made)
+
+
+@pytest.mark.parametrize("path", ["", "..", "a/../b", "/abs", "a\\b", "x.tfevents.y", "a" * 300])
+def test_a_file_stays_below_its_run(run, path):
+    with pytest.raises(TagError, match="file name"):
+        run.put(path, b"x")
+    run.put("a/b.txt", b"x")
+    assert run.sink.files == {("train", "a/b.txt"): b"x"}
+    run.close()
+    with pytest.raises(ClosedError):
+        run.put("a/b.txt", b"y")

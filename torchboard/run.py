@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
 from torchboard.eventfile.names import MARK
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from torchboard.sink.protocol import Sink
 
 _MAX_STEP = 2**63 - 1
+_MAX_NAME_BYTES = 255
 
 
 class TagBook:
-    """What each tag of one run holds, and how far its steps have come."""
+    """What each tag of one run holds, how far its steps have come, and which embeddings the run lists, by name."""
 
     def __init__(self) -> None:
+        self.embeddings: dict[str, Any] = {}
         self._tags: dict[str, list] = {}  # tag -> [plugin, last step, whether it was warned of]
 
     def admit(self, tag: str, plugin: str, step: int) -> None:
@@ -43,7 +45,7 @@ class TagBook:
         """
         entry = self._tags.get(tag) if isinstance(tag, str) else None
         if entry is None:
-            _check_tag(tag)
+            check_tag(tag)
             self._tags[tag] = [plugin, step, False]
             return
         if entry[0] != plugin:
@@ -87,6 +89,11 @@ class Run:
         """The root directory, or None for a sink that has none."""
         return self._live.log_dir
 
+    @property
+    def embeddings(self) -> dict[str, Any]:
+        """Name -> what the projector's list says of each embedding, for all who write to the run."""
+        return self._live.book(self.name).embeddings
+
     def sub(self, name: str) -> Run:
         """The run ``name`` below this one, on the same sink.
 
@@ -112,8 +119,7 @@ class Run:
             InvalidValueError: the step is not a whole number of 64 bits, or the time is not finite.
             ClosedError: the run was closed.
         """
-        if self._closed or self._live.closed:
-            raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
+        self._check_open()
         step = check_step(step)
         wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
         book = self._live.book(self.name)
@@ -124,6 +130,17 @@ class Run:
                 book.admit(tag, plugin, step)
         self.sink.write(Event(step, wall_time, tuple(pairs), self.name, tuple(pending), droppable))
 
+    def put(self, path: str, data: bytes) -> None:
+        """Writes a file below the run's directory, whole or not at all, in order with the values.
+
+        Raises:
+            TagError: the path would leave the directory, or TensorBoard would take it for something else.
+            ClosedError: the run was closed.
+        """
+        self._check_open()
+        check_run_name(path, "file name")
+        self.sink.put(self.name, path, data)
+
     def flush(self) -> None:
         """Returns when everything written before is on disk."""
         self.sink.flush()
@@ -133,6 +150,10 @@ class Run:
         if not self._closed:
             self._closed = True
             self._live.release()
+
+    def _check_open(self) -> None:
+        if self._closed or self._live.closed:
+            raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
 
 
 @dataclass
@@ -262,19 +283,21 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     return path
 
 
-def check_run_name(name: str) -> None:
-    """Refuses the name of a run that would leave its directory or hide it from TensorBoard."""
+def check_run_name(name: str, what: str = "run name") -> None:
+    """Refuses the name of a run, or of a file in one, that would leave its directory or hide it from TensorBoard."""
     parts = name.split("/") if isinstance(name, str) else []
     if not parts or any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
         raise TagError(
-            f"run name {name!r}",
-            "it does not name a directory below the log directory",
+            f"{what} {name!r}",
+            "it does not lead to a place below the log directory",
             "use a name such as 'validation'",
         )
     if any(MARK in part for part in parts):
         raise TagError(
-            f"run name {name!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
+            f"{what} {name!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
         )
+    if any(len(part.encode("utf-8", "replace")) > _MAX_NAME_BYTES for part in parts):
+        raise TagError(f"{what} {name[:40]!r}…", "no file system takes a name of that length", "choose a shorter name")
 
 
 def check_step(step: object) -> int:
@@ -301,7 +324,12 @@ def _check_wall_time(wall_time: float) -> float:
     return number
 
 
-def _check_tag(tag: object) -> None:
+def check_tag(tag: object) -> None:
+    """Refuses what is no tag.
+
+    Raises:
+        TagError: it is not a text, is empty, or is not valid Unicode.
+    """
     if not isinstance(tag, str) or not tag:
         raise TagError(f"tag {tag!r}", "a tag is a text with at least one letter", "give a name such as 'loss/train'")
     try:

@@ -36,6 +36,13 @@ class Gate(MemorySink):
             raise self.failure
         super().write(event)
 
+    def put(self, run, path, data):
+        self.open.wait()
+        if self.failure is not None:
+            raise self.failure
+        super().put(run, path, data)
+        self.events.append(path)
+
     def flush(self):
         self.flushed += 1
 
@@ -229,3 +236,43 @@ def count(directory):
     from torchboard.eventfile.scanning import scan
 
     return sum(1 for file in directory.glob("*tfevents*") for _ in scan(file)) - 2
+
+
+def test_files_keep_their_place_among_events_and_flush_waits_for_them():
+    gate = Gate()
+    sink = AsyncSink(gate)
+    sink.write(event(1))
+    sink.put("train", "a", b"x")
+    sink.write(event(2))
+    sink.flush()
+    assert [getattr(item, "step", item) for item in gate.events] == [1, "a", 2]
+    assert gate.files == {("train", "a"): b"x"}
+    sink.close()
+    with pytest.raises(ClosedError):
+        sink.put("train", "b", b"x")
+
+
+def test_a_file_waits_out_a_full_disk(recwarn):
+    gate = Gate()
+    sink = AsyncSink(gate)
+    gate.failure = OSError(errno.ENOSPC, "No space left on device")
+    sink.put("", "a", b"x")
+    sink.flush()
+    assert gate.files == {}
+    gate.failure = None
+    sink.close()
+    assert gate.files == {("", "a"): b"x"} and sink.dropped == 0
+
+
+def test_files_in_the_queue_count_towards_its_size():
+    gate = Gate()
+    sink = AsyncSink(gate, max_bytes=1000)
+    gate.open.clear()
+    putter = threading.Thread(target=lambda: [sink.put("", str(number), bytes(600)) for number in range(4)])
+    putter.start()
+    putter.join(0.2)
+    waits = putter.is_alive()
+    gate.open.set()
+    putter.join()
+    sink.close()
+    assert waits and len(gate.files) == 4

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from torchboard import proto
-from torchboard.errors import ClosedError, RunInUseError
+from torchboard.errors import ClosedError, InvalidValueError, RunInUseError
 from torchboard.eventfile.scanning import scan
 from torchboard.sink.event_file import EventFileSink
 from torchboard.values import Event, Scalar
@@ -107,6 +109,38 @@ def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch
     assert steps(tmp_path) == [1, 3]
 
 
+def test_a_file_that_could_not_be_begun_can_be_begun_later(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sink = EventFileSink(str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full_disk)
+        with pytest.raises(OSError, match="No space"):
+            write(sink, 1)
+    write(sink, 2)
+    sink.close()
+    assert steps(tmp_path) == [2]
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_the_directory(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    child = os.fork()
+    if child == 0:
+        threading.Event().wait(30)
+        os._exit(0)
+    try:
+        sink.close()
+        again = EventFileSink(str(tmp_path))
+        write(again, 2)
+        again.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert steps(tmp_path) == [1, 2]
+
+
 def test_a_directory_that_another_process_writes_in_is_refused_until_that_process_ends(tmp_path):
     code = (
         "import sys; from torchboard.sink.event_file import EventFileSink\n"
@@ -124,3 +158,64 @@ def test_a_directory_that_another_process_writes_in_is_refused_until_that_proces
     write(sink, 1)
     sink.close()
     assert steps(tmp_path) == [1]
+
+
+def test_a_file_is_put_below_its_run_whole_and_replaces_the_one_before(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    sink.put("train", "00000/a.tsv", b"1")
+    sink.put("train", "00000/a.tsv", b"22")
+    sink.put("", "b", b"")
+    sink.close()
+    found = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name: data for name, data in found.items() if "tfevents" not in name} == {
+        "train/00000/a.tsv": b"22",
+        "b": b"",
+    }
+    assert files(tmp_path / "train") and files(tmp_path)
+
+
+def test_a_file_is_never_put_outside_its_run(tmp_path):
+    sink = EventFileSink(str(tmp_path / "log"))
+    (tmp_path / "log" / "train").mkdir(parents=True)
+    (tmp_path / "log" / "train" / "link").symlink_to(tmp_path)
+    for path in ("../up", "/etc/up", "link/up", "../train2/up", "", "."):
+        with pytest.raises(InvalidValueError, match="not below"):
+            sink.put("train", path, b"1")
+    sink.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+
+
+def test_a_file_that_can_never_be_made_is_an_error_and_leaves_nothing_behind(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    for path in ("folder/a", "file/b", "x" * 300):
+        with pytest.raises(InvalidValueError, match="cannot be made"):
+            sink.put("", path, b"1")
+    sink.close()
+    assert sorted(path.name for path in tmp_path.iterdir() if "tfevents" not in path.name) == ["file", "folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors where the kernel lists them")
+def test_runs_without_number_take_a_bounded_number_of_descriptors_and_one_file_each(tmp_path):
+    sink = EventFileSink(str(tmp_path), purge_step=0)
+    before = len(os.listdir("/proc/self/fd"))
+    for step in range(3):
+        for number in range(150):
+            write(sink, step, f"run{number}")
+    assert len(os.listdir("/proc/self/fd")) - before < 150
+    sink.flush()
+    sink.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for number in range(150):
+        assert steps(tmp_path / f"run{number}") == [0, 1, 2] and len(files(tmp_path / f"run{number}")) == 1
+
+
+def test_a_file_that_sleeps_leaves_its_directory_to_others_until_it_writes_again(tmp_path):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    sink.open("").suspend()
+    write(sink, 2)
+    sink.close()
+    assert steps(tmp_path) == [1, 2]

@@ -12,6 +12,9 @@ import os
 import threading
 import warnings
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torchboard.errors import ClosedError, InvalidValueError, SinkError, TorchboardWarning
 from torchboard.sink.protocol import Sink
@@ -27,6 +30,21 @@ _RETRY = (0.05, 5.0)
 
 class _Flush(threading.Event):
     """A place in the queue, set when the thread has passed it."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in the queue; it is never dropped for want of room while the wrapped sink can write."""
+
+    run: str
+    path: str
+    data: bytes
+
+    droppable: ClassVar[bool] = False
+
+    @property
+    def nbytes(self) -> int:
+        return 200 + len(self.data)
 
 
 class AsyncSink:
@@ -53,7 +71,7 @@ class AsyncSink:
         self._sink = sink
         self._max_bytes = max_bytes
         self._raises = on_error == "raise"
-        self._queue: deque[Event | _Flush] = deque()
+        self._queue: deque[Event | _File | _Flush] = deque()
         self._queued_bytes = 0
         self._room = threading.Condition()
         self._wake = threading.Event()
@@ -73,16 +91,28 @@ class AsyncSink:
             SinkError: something failed behind the queue since the last call.
             ClosedError: the sink was closed, or was made in another process.
         """
+        self._enqueue(event)
+
+    def put(self, run: str, path: str, data: bytes) -> None:
+        """Queues a file, in order with the events.
+
+        Raises:
+            SinkError: something failed behind the queue since the last call.
+            ClosedError: the sink was closed, or was made in another process.
+        """
+        self._enqueue(_File(run, path, data))
+
+    def _enqueue(self, item: Event | _File) -> None:
         self._check()
-        nbytes = event.nbytes
+        nbytes = item.nbytes
         with self._room:
             while self._queue and self._queued_bytes + nbytes > self._max_bytes:
-                if event.droppable or self._stalled or not self._thread.is_alive():
+                if item.droppable or self._stalled or not self._thread.is_alive():
                     self.dropped += 1
                     return
                 self._wake.set()
                 self._room.wait(_TICK)
-            self._queue.append(event)
+            self._queue.append(item)
             self._queued_bytes += nbytes
         if self._parked:
             self._wake.set()
@@ -166,12 +196,12 @@ class AsyncSink:
         self._attempt(self._sink.flush)
         self._attempt(self._sink.close)
 
-    def _take(self) -> Event | _Flush | None:
+    def _take(self) -> Event | _File | _Flush | None:
         with self._room:
             if not self._queue:
                 return None
             item = self._queue.popleft()
-            if isinstance(item, Event):
+            if not isinstance(item, _Flush):
                 self._queued_bytes -= item.nbytes
                 self._room.notify_all()
             return item
@@ -184,24 +214,31 @@ class AsyncSink:
         self._wake.clear()
         self._parked = False
 
-    def _deliver(self, item: Event | _Flush) -> None:
+    def _deliver(self, item: Event | _File | _Flush) -> None:
         if isinstance(item, _Flush):
             self._attempt(self._sink.flush)
             item.set()
             return
         try:
-            item = item.settled()
+            write = self._writing(item)
         except Exception as error:  # a device that failed, say: this event is lost, the next ones are not
             self._lose(error)
             return
         pause = _RETRY[0]
-        while not self._attempt(lambda: self._sink.write(item)):
+        while not self._attempt(write):
             if not self._stalled or self._closing:
                 self.dropped += 1
                 break
             self._wake.wait(pause)
             self._wake.clear()
             pause = min(2 * pause, _RETRY[1])
+
+    def _writing(self, item: Event | _File) -> Callable[[], None]:
+        """What writes the item; a pending value is waited for now, once, whatever the tries to write it."""
+        if isinstance(item, _File):
+            return lambda: self._sink.put(item.run, item.path, item.data)
+        settled = item.settled()
+        return lambda: self._sink.write(settled)
 
     def _attempt(self, action) -> bool:
         """Whether it worked; if not, the fault is on record and ``_stalled`` says whether to try again."""

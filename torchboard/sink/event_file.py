@@ -6,14 +6,16 @@ for; a write that fails half way is cut off again, so a file never ends in a tor
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from torchboard import proto
-from torchboard.errors import ClosedError, RunInUseError
+from torchboard.errors import ClosedError, InvalidValueError, RunInUseError
 from torchboard.eventfile.framing import frame
 from torchboard.eventfile.names import MARK, event_file_name
 from torchboard.values import Event, encode
@@ -24,6 +26,10 @@ except ImportError:  # Windows: a second live writer in another process goes unn
     fcntl = None  # type: ignore[assignment]
 
 _FILE_VERSION = "brain.Event:2"
+_MAX_AWAKE = 64
+"""How many files a sink keeps open, with two descriptors each; some systems give a process 256 in all."""
+_NEVER = (errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""Faults of a path that no time heals, so that nobody tries again."""
 
 
 class EventFile:
@@ -37,41 +43,65 @@ class EventFile:
     def __init__(self, directory: str, purge_step: int | None, suffix: str) -> None:
         os.makedirs(directory, exist_ok=True)
         self._lock = threading.Lock()
-        self._owner = _own(directory)
-        existing = [name for name in os.listdir(directory) if MARK in name]
-        name = event_file_name(existing, time.time(), socket.gethostname(), os.getpid(), suffix)
-        self.path = os.path.join(directory, name)
-        self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self._directory = directory
+        self._file: int | None = None
         self._offset = 0
         self.users = 0
-        start = purge_step if purge_step is not None else None if existing else 0
-        self.append(_header(start))
+        self._owner = _own(directory)
+        try:
+            existing = [name for name in os.listdir(directory) if MARK in name]
+            name = event_file_name(existing, time.time(), socket.gethostname(), os.getpid(), suffix)
+            self.path = os.path.join(directory, name)
+            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            start = purge_step if purge_step is not None else None if existing else 0
+            self.append(_header(start))
+        except OSError:
+            self.close()
+            raise
 
     def append(self, messages: list[Any]) -> None:
         """Writes messages as records, all or none of them.
 
         Raises:
             OSError: the disk is full, or the like; the file is as it was before.
+            RunInUseError: while it was suspended, another process began to write in the directory.
         """
         data = memoryview(b"".join(frame(message.SerializeToString()) for message in messages))
         with self._lock:
+            file = self._resume()
             written = 0
             try:
                 while written < len(data):
-                    written += os.pwrite(self._file, data[written:], self._offset + written)
+                    written += os.pwrite(file, data[written:], self._offset + written)
             except OSError:
-                os.ftruncate(self._file, self._offset)
+                os.ftruncate(file, self._offset)
                 raise
             self._offset += written
 
     def sync(self) -> None:
         """Returns when the disk has what was appended."""
-        os.fsync(self._file)
+        with self._lock:
+            if self._file is not None:
+                os.fsync(self._file)
+
+    def suspend(self) -> None:
+        """Gives the descriptors and the directory back until the next append; the disk has what was appended."""
+        self.sync()
+        self.close()
 
     def close(self) -> None:
-        os.close(self._file)
-        if self._owner is not None:
-            os.close(self._owner)
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+            if self._owner is not None:
+                _disown(self._owner)
+            self._file = self._owner = None
+
+    def _resume(self) -> int:
+        if self._file is None:
+            self._owner = _own(self._directory) if self._owner is None else self._owner
+            self._file = os.open(self.path, os.O_WRONLY)
+        return self._file
 
 
 _files: dict[str, EventFile] = {}
@@ -114,6 +144,7 @@ class EventFileSink:
         self._purge_step = purge_step
         self._suffix = suffix
         self._files: dict[str, EventFile] = {}
+        self._awake: dict[str, None] = {}  # runs whose files are not suspended, the one written last at the end
         self._closed = False
 
     def open(self, run: str) -> EventFile:
@@ -129,10 +160,45 @@ class EventFileSink:
                 raise ClosedError(f"a write to {self.log_dir!r}", "the sink was closed", "write before close")
             directory = os.path.join(self.log_dir, run) if run else self.log_dir
             file = self._files[run] = acquire(directory, self._purge_step, self._suffix)
+        self._awake.pop(run, None)
+        self._awake[run] = None
+        if len(self._awake) > _MAX_AWAKE:
+            sleepy = next(iter(self._awake))
+            del self._awake[sleepy]
+            self._files[sleepy].suspend()
         return file
 
     def write(self, event: Event) -> None:
         self.open(event.run).append(encode(event.settled()))
+
+    def put(self, run: str, path: str, data: bytes) -> None:
+        """Writes a file below the run's directory under another name and renames it, so nobody reads half of it.
+
+        Raises:
+            InvalidValueError: the path leads out of the directory, or cannot be a file there whatever happens.
+            OSError: the file cannot be made now.
+        """
+        self.open(run)
+        directory = os.path.realpath(os.path.join(self.log_dir, run))
+        target = os.path.realpath(os.path.join(directory, path))
+        if not target.startswith(directory + os.sep):
+            raise InvalidValueError(f"file {path!r}", f"it is not below {directory!r}", "give a path inside the run")
+        temporary = os.path.join(os.path.dirname(target), f".torchboard-{os.getpid()}-{threading.get_ident()}.tmp")
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(temporary)
+            if error.errno in _NEVER:
+                raise InvalidValueError(
+                    f"file {path!r}", f"it cannot be made ({error})", "give another path"
+                ) from error
+            raise
 
     def flush(self) -> None:
         for file in list(self._files.values()):
@@ -176,3 +242,9 @@ def _own(directory: str) -> int | None:
         os.close(owner)
         return None
     return owner
+
+
+def _disown(owner: int) -> None:
+    """Gives the directory back at once, though forked children may hold the descriptor still."""
+    fcntl.flock(owner, fcntl.LOCK_UN)
+    os.close(owner)

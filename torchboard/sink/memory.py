@@ -6,17 +6,22 @@ from torchboard.values import Event, Value
 
 
 class MemorySink:
-    """Keeps every event, settled, in the order written.
+    """Keeps every event, settled, in the order written, and the last of every file.
 
     Attributes:
         events: what was written.
+        files: ``(run, path)`` -> what was put there.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.files: dict[tuple[str, str], bytes] = {}
 
     def write(self, event: Event) -> None:
         self.events.append(event.settled())
+
+    def put(self, run: str, path: str, data: bytes) -> None:
+        self.files[run, path] = data
 
     def flush(self) -> None:
         pass

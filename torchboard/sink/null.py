@@ -11,6 +11,9 @@ class NullSink:
     def write(self, event: Event) -> None:
         pass
 
+    def put(self, run: str, path: str, data: bytes) -> None:
+        pass
+
     def flush(self) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""The three verbs of every sink."""
+"""The four verbs of every sink."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ class Sink(Protocol):
 
     def write(self, event: Event) -> None:
         """Takes one event. What it holds must not change afterwards."""
+
+    def put(self, run: str, path: str, data: bytes) -> None:
+        """Takes one file, in order with the events: ``path`` below the run's directory, whole or not at all.
+
+        A file of that name is replaced.
+        """
 
     def flush(self) -> None:
         """Returns when everything written before it is where the sink takes it."""
