@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from torchboard import Capture, MemorySink, Monitor, SummaryWriter, schedule
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
+from torchboard.hparams import HParam, RealInterval
 
 
 class Net(nn.Module):
@@ -478,3 +479,46 @@ def test_what_log_epoch_returned_for_is_on_disk(tmp_path):
     values = [value for record in scan(file) for value in proto.Event.FromString(record.data).summary.value]
     assert ("epoch_loss", 2.0) in [(value.tag, value.simple_value) for value in values]
     monitor.close()
+
+
+def trial_of(sink):
+    """The beginning of the trial, and how it ended."""
+    ((_, start),) = sink.series("_hparams_/session_start_info", "")
+    return start, [value.succeeded for _, value in sink.series("_hparams_/session_end_info", "")]
+
+
+def test_hyperparameters_make_a_trial_that_succeeds_when_the_monitor_is_closed():
+    sink = MemorySink()
+    lr = HParam("lr", RealInterval(0.0, 1.0))
+    monitor = Monitor(nn.Linear(2, 1), sink=sink, hparams={lr: 0.5, "bias": True}, trial_id="mine")
+    start, ended = trial_of(sink)
+    assert (start.hparams, start.group, ended) == ({"lr": 0.5, "bias": True}, "mine", [])
+    monitor.log_epoch(loss=1.0)
+    monitor.close()
+    monitor.close()
+    assert trial_of(sink)[1] == [True]
+
+
+def test_a_trial_fails_where_an_exception_leaves_the_monitor():
+    sink = MemorySink()
+    with pytest.raises(KeyError), Monitor(nn.Linear(2, 1), sink=sink, hparams={"lr": 0.5}):
+        raise KeyError("x")
+    assert trial_of(sink)[1] == [False]
+
+
+def test_without_hyperparameters_there_is_no_trial():
+    sink = MemorySink()
+    Monitor(nn.Linear(2, 1), sink=sink).close()
+    assert sink.tags("") == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"hparams": {"lr": None}}, {"hparams": {HParam("lr", RealInterval(0.0, 1.0)): 2.0}}, {"trial_id": "a"}],
+    ids=str,
+)
+def test_hyperparameters_that_cannot_be_shown_are_refused_before_anything_is_made(tmp_path, options):
+    model = nn.Linear(2, 1)
+    with pytest.raises(InvalidValueError, match=": .*; "):
+        Monitor(model, tmp_path / "log", **options)
+    assert not (tmp_path / "log").exists() and not model._forward_hooks

@@ -20,6 +20,8 @@ __all__ = [
     "NullSink",
     "SummaryWriter",
     "errors",
+    "hparams",
+    "read",
     "schedule",
 ]
 
@@ -29,12 +31,14 @@ _HOMES = {
     "Monitor": "torchboard.monitor",
     "NullSink": "torchboard.sink.null",
     "SummaryWriter": "torchboard.writer",
+    "read": "torchboard.reader",
 }
 
 if TYPE_CHECKING:
-    from torchboard import errors, schedule
+    from torchboard import errors, hparams, schedule
     from torchboard.capture.options import Capture
     from torchboard.monitor import Monitor
+    from torchboard.reader import read
     from torchboard.sink.memory import MemorySink
     from torchboard.sink.null import NullSink
     from torchboard.writer import SummaryWriter

@@ -25,10 +25,12 @@ from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.recorder import TRAIN
 from torchboard.errors import ClosedError, InvalidValueError, TorchboardWarning
+from torchboard.hparams.trials import Choice, end_session, plain_hparams, start_session, trial_id_of
 from torchboard.run import Run, check_run_name, open_run
 from torchboard.schedule import as_schedule, every
 from torchboard.sink.null import NullSink
 from torchboard.sink.protocol import Sink
+from torchboard.values.hparams import Plain
 from torchboard.writer import SummaryWriter
 
 VALIDATION = "validation"
@@ -54,10 +56,14 @@ class Monitor:
         feature_maps: what the convolutions make of the first training example, as pictures; a tensor to use that input
             instead, a batch of one.
         capture: which tensors are sketched, and how often.
+        hparams: what this run was given, for the HParams dashboard of a TensorBoard pointed at a directory above
+            ``log_dir``: ``HParam`` or name -> boolean, number or text. The trial succeeds with ``close`` and fails where an
+            exception leaves the ``with`` block.
+        trial_id: runs with one id are one row there; by default a hash of the hyperparameters.
         sink: where events go instead of event files below ``log_dir``; closed with the monitor.
 
     Raises:
-        InvalidValueError: an argument is of the wrong kind.
+        InvalidValueError: an argument is of the wrong kind, or a hyperparameter is outside its domain.
         RunError: the directory cannot be used.
         RunInUseError: another process or monitor is writing in it.
 
@@ -84,6 +90,8 @@ class Monitor:
         update_freq: int | str = "epoch",
         feature_maps: bool | Tensor = True,
         capture: Capture = Capture(),
+        hparams: Choice | None = None,
+        trial_id: str | None = None,
         sink: Sink | None = None,
     ) -> None:
         _check_model(model)
@@ -91,6 +99,7 @@ class Monitor:
         self._batches = every(_check_count("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq)))
         self._steps = as_schedule(capture.every)
         self._write_steps_per_second = write_steps_per_second
+        trial = _check_trial(hparams, trial_id)
         writes = _rank() == 0
         self._run = _open(log_dir, sink if writes else NullSink())
         self._runs = {TRAIN: self._run}
@@ -99,6 +108,8 @@ class Monitor:
         self.step = 0
         self._batch = 0
         self._writes = writes
+        self._is_trial = trial is not None
+        self._failed = False
         self._closed = False
         self._warned: set[str] = set()
         self._clock = Clock()
@@ -112,8 +123,16 @@ class Monitor:
         )
         self._release = weakref.finalize(self, _release, self._watch, self._run)
         if writes:
-            options = {"histogram_freq": histogram_freq, "update_freq": update_freq, "capture": capture}
+            options = {
+                "histogram_freq": histogram_freq,
+                "update_freq": update_freq,
+                "write_graph": write_graph,
+                "feature_maps": feature_maps,
+                "capture": capture,
+            }
             self._run.write(0, (), pending=(run_facts(model, options),))
+        if trial is not None:
+            start_session(self._run.root, *trial)
         self._begin_epoch()
 
     # ---- what a user calls
@@ -209,6 +228,8 @@ class Monitor:
         if self._closed:
             return
         self._write_graph()
+        if self._is_trial:
+            end_session(self._run.root, succeeded=not self._failed)
         self._closed = True
         self._release()
         self._warn_of_errors()
@@ -216,7 +237,8 @@ class Monitor:
     def __enter__(self) -> Monitor:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._failed = kind is not None
         self.close()
 
     # ---- when to look
@@ -292,6 +314,15 @@ def _check_model(model: object) -> None:
             "a monitor watches a torch.nn.Module",
             "give the module that is trained",
         )
+
+
+def _check_trial(hparams: Choice | None, trial_id: str | None) -> tuple[dict[str, Plain], str] | None:
+    if hparams is None:
+        if trial_id is not None:
+            raise InvalidValueError(f"trial_id={trial_id!r}", "there are no hyperparameters", "give hparams too")
+        return None
+    plain = plain_hparams(hparams)
+    return plain, trial_id_of(trial_id, plain)
 
 
 def _check_count(name: str, value: object) -> int:

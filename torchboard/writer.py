@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchboard.arrays import draw_figure, to_array
+from torchboard.dashboards import DashboardMethods
 from torchboard.errors import InvalidValueError
-from torchboard.run import Run, open_run
+from torchboard.run import Run, check_step, check_tag, open_run
 from torchboard.values import Image, Scalar, Text
 from torchboard.values.image import to_pixels
 
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class SummaryWriter:
-    """Writes scalars, texts, pictures, histograms and graphs to one run.
+class SummaryWriter(DashboardMethods):
+    """Writes all kinds of values to one run.
 
     Arguments are checked and copied at the call; encoding and files are the work of the sink's thread. Every method takes
     ``global_step`` (a whole number; by default the step of the writer's owner, else 0) and ``walltime`` (seconds since
@@ -53,12 +56,13 @@ class SummaryWriter:
         self._run = open_run(log_dir, comment=comment, purge_step=purge_step, suffix=filename_suffix)
         self._step: Callable[[], int] = lambda: 0
         self._owned = True
+        self._trials: dict[str, str] = {}
 
     @classmethod
     def on_run(cls, run: Run, step: Callable[[], int]) -> SummaryWriter:
         """A writer on a run that somebody else opened and will close; ``step`` gives the step where a call names none."""
         writer = cls.__new__(cls)
-        writer._run, writer._step, writer._owned = run, step, False
+        writer._run, writer._step, writer._owned, writer._trials = run, step, False, {}
         return writer
 
     def add_scalar(
@@ -84,6 +88,34 @@ class SummaryWriter:
 
         pairs, pending = scalars({tag: check_metric(tag, scalar_value)})
         self._write(global_step, walltime, pairs, pending=pending)
+
+    def add_scalars(
+        self,
+        main_tag: str,
+        tag_scalar_dict: Mapping[str, float | torch.Tensor | np.ndarray],
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """Numbers that share a chart: each is the curve ``main_tag`` of a run of its own, ``<main_tag>_<key>``.
+
+        A slash in ``main_tag`` is an underscore in the run's name. The runs are written by the sink of this one.
+
+        Raises:
+            InvalidValueError: one of them is not one real number; nothing is written then.
+            TagError: a key would leave the directory.
+        """
+        from torchboard.capture.metrics import check_metric, scalars
+
+        if not isinstance(tag_scalar_dict, Mapping):
+            came = f"scalars {main_tag!r} = {type(tag_scalar_dict).__name__}"
+            raise InvalidValueError(came, "they are a dict of numbers", "give {'train': 0.5, 'test': 0.7}, say")
+        numbers = {key: check_metric(f"{main_tag}/{key}", value) for key, value in tag_scalar_dict.items()}
+        runs = [self._run.sub(f"{main_tag}".replace("/", "_") + f"_{key}") for key in numbers]
+        step = self._step() if global_step is None else global_step
+        now = time.time() if walltime is None else walltime
+        for run, number in zip(runs, numbers.values()):
+            pairs, pending = scalars({main_tag: number})
+            run.write(step, pairs, wall_time=now, pending=pending)
 
     def add_text(
         self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
@@ -112,7 +144,7 @@ class SummaryWriter:
         Raises:
             InvalidValueError: the layout or the number of channels makes no picture.
         """
-        self._write_image(tag, to_pixels(_array(img_tensor), dataformats), global_step, walltime)
+        self._write_image(tag, to_pixels(to_array(img_tensor), dataformats), global_step, walltime)
 
     def add_images(
         self,
@@ -127,7 +159,7 @@ class SummaryWriter:
         Raises:
             InvalidValueError: the layout or the number of channels makes no picture.
         """
-        self._write_image(tag, to_pixels(_array(img_tensor), dataformats), global_step, walltime)
+        self._write_image(tag, to_pixels(to_array(img_tensor), dataformats), global_step, walltime)
 
     def add_figure(
         self,
@@ -146,7 +178,7 @@ class SummaryWriter:
             InvalidValueError: the figures differ in size.
         """
         figures = figure if isinstance(figure, (list, tuple)) else [figure]
-        pictures = [_draw(item) for item in figures]
+        pictures = [draw_figure(item) for item in figures]
         if len({picture.shape for picture in pictures}) != 1:
             sizes = ", ".join("{1} x {0}".format(*picture.shape) for picture in pictures)
             raise InvalidValueError(
@@ -193,6 +225,83 @@ class SummaryWriter:
 
         self._write(0, None, pending=(graph_of(model, input_to_model),))
 
+    def add_hparams(
+        self,
+        hparam_dict: dict[str, bool | float | str],
+        metric_dict: dict[str, float | torch.Tensor],
+        hparam_domain_discrete: dict[str, list[Any]] | None = None,
+        run_name: str | None = None,
+        global_step: int | None = None,
+    ) -> None:
+        """One finished trial: a row of the HParams dashboard, with these metrics, in a run below this one.
+
+        A second call with the same ``run_name`` and hyperparameters adds a point to the metrics.
+
+        Args:
+            hparam_dict: name -> boolean, number or text.
+            metric_dict: tag -> number; the tags of all trials are the table's columns.
+            hparam_domain_discrete: name -> all values that it can take; the table then shows the columns of this trial only.
+            run_name: the run's name below this one; by default the time.
+            global_step: the step of the metrics, of 31 bits.
+
+        Raises:
+            InvalidValueError: a value is of another type or outside its domain; or the run holds another trial.
+            TagError: the name would leave the directory. Nothing is written then, as in the other cases.
+        """
+        from torchboard.capture.metrics import check_metric, scalars
+        from torchboard.hparams.trials import finished_trial, plain_hparams, trial_id_of
+
+        hparams = plain_hparams(hparam_dict)
+        trial = finished_trial(hparams, metric_dict, hparam_domain_discrete)
+        pairs, pending = scalars({tag: check_metric(tag, value) for tag, value in metric_dict.items()})
+        step = check_step(self._step() if global_step is None else global_step)
+        name = run_name or str(time.time())
+        run, identity = self._run.sub(name), trial_id_of(None, hparams)
+        if step >= 2**31:
+            raise InvalidValueError(
+                f"step {step} of a trial", "the HParams dashboard takes steps of 31 bits", "give a lower global_step"
+            )
+        if self._trials.get(name, identity) != identity:
+            raise InvalidValueError(
+                f"a second trial in run {name!r}",
+                "TensorBoard keeps to the first hyperparameters of a run",
+                "give every trial a run_name of its own, or none",
+            )
+        run.write(step, pairs if name in self._trials else trial + pairs, pending=pending)
+        self._trials[name] = identity
+
+    def add_embedding(
+        self,
+        mat: torch.Tensor | np.ndarray,
+        metadata: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        label_img: torch.Tensor | np.ndarray | None = None,
+        global_step: int | None = None,
+        tag: str = "default",
+        metadata_header: Sequence[str] | None = None,
+    ) -> None:
+        """Points for the Embedding Projector, as files in ``<step>/<tag>`` below the run; about 0.3 µs a number at the call.
+
+        Args:
+            mat: [N, D], finite; shown as float32.
+            metadata: N labels, or N lists of labels with a ``metadata_header``.
+            label_img: [N, C, H, W], a small picture of each; dtypes as in ``add_image``.
+
+        Raises:
+            InvalidValueError: there is no point, a number is not finite, or a length or shape does not fit.
+        """
+        from torchboard.values.projector import CONFIG, Embedding, config, to_labels, to_points
+
+        check_tag(tag)
+        step = check_step(self._step() if global_step is None else global_step)
+        rows = to_array(metadata) if hasattr(metadata, "shape") else metadata
+        labels, header = (None, ()) if rows is None else to_labels(rows, metadata_header)
+        pictures = None if label_img is None else to_pixels(to_array(label_img), "NCHW")
+        embedding = Embedding(tag, step, to_points(tag, to_array(mat)), labels, header, pictures)
+        for path, data in embedding.files():
+            self._run.put(path, data)
+        self._run.embeddings[embedding.name] = embedding.entry()
+        self._run.put(CONFIG, config(self._run.embeddings.values()))
+
     def get_logdir(self) -> str | None:
         """The directory that the run is written to."""
         root = self._run.log_dir
@@ -219,28 +328,3 @@ class SummaryWriter:
 
     def _write(self, step: int | None, walltime: float | None, pairs: tuple = (), **rest: Any) -> None:
         self._run.write(self._step() if step is None else step, pairs, wall_time=walltime, **rest)
-
-
-def _array(values: Any) -> np.ndarray:
-    """Anything array-like as an array; it may share the caller's memory."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(values, torch.Tensor):
-        from torchboard.capture.snapshot import host_array
-
-        return host_array(values)
-    return np.asarray(values)
-
-
-def _draw(figure: Figure) -> np.ndarray:
-    """A figure's pixels, uint8[height, width, 3], on the figure's own background over white."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    own_canvas = figure.canvas
-    try:
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        rgba = np.array(canvas.buffer_rgba())
-    finally:
-        figure.set_canvas(own_canvas)
-    alpha = rgba[:, :, 3:] / np.float32(255)
-    return (rgba[:, :, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)

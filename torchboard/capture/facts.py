@@ -63,7 +63,7 @@ def run_facts(model: nn.Module, options: Mapping[str, object]) -> RunFacts:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "command": " ".join(sys.argv),
-        **options,
+        **{name: _option(value) for name, value in options.items()},
     }
     structure = str(model)
     if len(structure) > _MAX_MODEL_CHARACTERS:
@@ -83,6 +83,10 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()
+
+
+def _option(value: object) -> object:
+    return f"tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else value
 
 
 def _device(device: torch.device) -> str:
