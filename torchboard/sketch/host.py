@@ -30,8 +30,8 @@ _LOWEST_UNIT = layout.BINADES - layout.BINADES_ABOVE - 127
 bins."""
 _LARGE = 40
 """Exponents of float32 up to this one, either way, leave room for squares and their sum."""
-_EXACT = 1 << 15
-"""A float32 sum of this many squares is right to about 3e-7; those of several parts are added as Python floats."""
+_EXACT = 1 << 10
+"""A float32 sum of this many squares is right to about 1e-7 with any number of threads; several are added in float64."""
 _FEW = 1 << 14
 """Up to this many elements it is faster to look up each one's bin than to count codes and then look up theirs."""
 
@@ -174,7 +174,7 @@ def _fold(row: torch.Tensor, pieces: list[torch.Tensor], frame: _Frame, times: i
             y = y - frame.pivot
         scaled = y * 2.0**frame.shift if frame.shift else y
         sums.total += float(scaled.sum())
-        sums.squares += sum(float(torch.dot(part, part)) for part in scaled.split(_EXACT))
+        sums.squares += _sum_of_squares(scaled)
         codes = _codes(scaled)
         if codes.numel() <= _FEW:
             row.index_add_(0, places.index_select(0, codes), _constants()[2].expand(codes.numel()), alpha=times)
@@ -190,6 +190,16 @@ def _fold(row: torch.Tensor, pieces: list[torch.Tensor], frame: _Frame, times: i
         row[0] -= (sums.spike - sums.spike_below) * times
         row[layout.SIDE] -= sums.spike_below * times
     return sums
+
+
+def _sum_of_squares(y: torch.Tensor) -> float:
+    whole = y.numel() // _EXACT * _EXACT
+    rest = y[whole:]
+    total = float(torch.dot(rest, rest))
+    if whole:
+        norms = torch.linalg.vector_norm(y[:whole].view(-1, _EXACT), dim=1).double()
+        total += float(torch.dot(norms, norms))
+    return total
 
 
 def _codes(y: torch.Tensor) -> torch.Tensor:
