@@ -12,7 +12,7 @@ from tensorboard import data_compat
 from tensorboard.compat.proto import event_pb2
 from tensorboard.util import tensor_util
 
-from torchboard.values import Event, Scalar, Text, encode, serialize
+from torchboard.values import Event, Scalar, Text, encode
 from torchboard.values.text import code, table
 
 
@@ -41,27 +41,6 @@ def test_a_scalar_comes_back_to_the_bit(number, description):
         math.isnan(back.value) and math.isnan(number)
     )
     assert back.description == description
-
-
-@given(
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.lists(st.tuples(st.text(min_size=1), st.floats()), min_size=1, max_size=5),
-)
-def test_an_event_of_scalars_is_the_bytes_of_its_message(step, wall_time, numbers):
-    event = Event(step, wall_time, tuple((tag, Scalar(number)) for tag, number in numbers))
-    (fast,), (message,) = serialize(event), encode(event)
-    back = type(message).FromString(fast)
-    if not any(math.isnan(number) for _, number in numbers):  # NaN has many forms
-        assert fast == message.SerializeToString()
-    assert (back.step, back.wall_time) == (step, wall_time)
-    assert [value.tag for value in back.summary.value] == [tag for tag, _ in numbers]
-
-
-def test_all_other_events_are_serialized_through_their_messages():
-    for pairs in (((("a", Text("x"))),), (("a", Scalar(1.0, "about")),), ()):
-        event = Event(1, 2.0, pairs)
-        assert serialize(event) == [message.SerializeToString() for message in encode(event)]
 
 
 @pytest.mark.parametrize("description", ["", "about it"])

@@ -12,12 +12,13 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 from torchboard import proto
 from torchboard.errors import ClosedError, InvalidValueError, RunInUseError
 from torchboard.eventfile.framing import frame
 from torchboard.eventfile.names import MARK, event_file_name
-from torchboard.values import Event, serialize
+from torchboard.values import Event, encode
 
 try:
     import fcntl
@@ -58,14 +59,14 @@ class EventFile:
             self.close()
             raise
 
-    def append(self, messages: list[bytes]) -> None:
+    def append(self, messages: list[Any]) -> None:
         """Writes messages as records, all or none of them.
 
         Raises:
             OSError: the disk is full, or the like; the file is as it was before.
             RunInUseError: while it was suspended, another process began to write in the directory.
         """
-        data = memoryview(b"".join(map(frame, messages)))
+        data = memoryview(b"".join(frame(message.SerializeToString()) for message in messages))
         with self._lock:
             file = self._resume()
             written = 0
@@ -168,7 +169,7 @@ class EventFileSink:
         return file
 
     def write(self, event: Event) -> None:
-        self.open(event.run).append(serialize(event.settled()))
+        self.open(event.run).append(encode(event.settled()))
 
     def put(self, run: str, path: str, data: bytes) -> None:
         """Writes a file below the run's directory under another name and renames it, so nobody reads half of it.
@@ -209,7 +210,7 @@ class EventFileSink:
             release(self._files.popitem()[1])
 
 
-def _header(start: int | None) -> list[bytes]:
+def _header(start: int | None) -> list[Any]:
     """The first records of a file: the format's version, and where the run starts or starts again.
 
     A loader acts on the second start of a run only, so the first file of every run has one too.
@@ -218,10 +219,9 @@ def _header(start: int | None) -> list[bytes]:
     version = proto.Event(wall_time=now, file_version=_FILE_VERSION)
     version.source_metadata.writer = "torchboard"
     if start is None:
-        return [version.SerializeToString()]
+        return [version]
     session = proto.SessionLog(status=proto.SessionLog.START)
-    begin = proto.Event(wall_time=now, step=start, session_log=session)
-    return [version.SerializeToString(), begin.SerializeToString()]
+    return [version, proto.Event(wall_time=now, step=start, session_log=session)]
 
 
 def _own(directory: str) -> int | None:

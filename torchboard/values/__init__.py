@@ -16,7 +16,7 @@ from torchboard.values.hparams import HParamsValue
 from torchboard.values.image import Image
 from torchboard.values.mesh import MeshPart
 from torchboard.values.pr_curve import PrCurve
-from torchboard.values.scalar import Scalar, scalar_event
+from torchboard.values.scalar import Scalar
 from torchboard.values.tensor import Array
 from torchboard.values.text import Text
 from torchboard.values.value import Event, Pending, Value
@@ -41,7 +41,6 @@ __all__ = [
     "Value",
     "Video",
     "encode",
-    "serialize",
 ]
 
 _DECODERS = (
@@ -74,10 +73,3 @@ def encode(event: Event) -> list[Any]:
             value.encode(tag, message)
         messages.append(message)
     return messages
-
-
-def serialize(event: Event) -> list[bytes]:
-    """The messages of a settled event as bytes; those of plain scalars, which are most, without building a message."""
-    if event.pairs and all(type(value) is Scalar and not value.description for _, value in event.pairs):
-        return [scalar_event(event)]
-    return [message.SerializeToString() for message in encode(event)]
