@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image, encode
-from torchboard.values.image import grid, png_size, to_pixels
+from torchboard.values.image import grid, to_pixels
 
 PICTURES = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]))
@@ -26,6 +28,11 @@ def wire(value):
 def test_pictures_come_back_to_the_pixel(pixels):
     back = Image.decode(wire(Image(pixels, "about"))).pixels
     assert back.shape == pixels.shape and (back == pixels).all()
+
+
+def png_size(data):
+    """Width and height, from the header of a PNG file."""
+    return struct.unpack(">II", data[16:24])
 
 
 def test_the_wire_form_is_width_height_and_one_png_a_picture():

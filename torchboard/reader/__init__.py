@@ -23,8 +23,9 @@ import numpy as np
 from torchboard import proto
 from torchboard.errors import CorruptRecordError, InvalidValueError, RunError, TorchboardError
 from torchboard.eventfile.scanning import record_at
-from torchboard.reader.index import GRAPH_TAG, Column, Problem, RunIndex, runs_below
+from torchboard.reader.index import Column, Problem, RunIndex, runs_below
 from torchboard.values import KINDS, ConceptualGraph, Histogram, Image, OpGraph, Scalar, Text, Value
+from torchboard.values.graph import RUN_GRAPH_TAG
 
 __all__ = ["Problem", "Reader", "Series", "read"]
 
@@ -147,7 +148,7 @@ class Reader:
         """The texts of a tag; arguments and errors as for ``scalars`` and ``values``."""
         return self._decoded(tag, run, Text.plugin)
 
-    def graphs(self, tag: str = GRAPH_TAG, run: str | None = None) -> Series[list[OpGraph | ConceptualGraph]]:
+    def graphs(self, tag: str = RUN_GRAPH_TAG, run: str | None = None) -> Series[list[OpGraph | ConceptualGraph]]:
         """Graphs: without a tag the graph of the run; arguments and errors as for ``scalars`` and ``values``."""
         return self._decoded(tag, run, OpGraph.plugin, ConceptualGraph.plugin)
 

@@ -19,10 +19,8 @@ from torchboard import proto
 from torchboard.eventfile.framing import Fault
 from torchboard.eventfile.names import MARK
 from torchboard.eventfile.scanning import walk
+from torchboard.values.graph import RUN_GRAPH_TAG
 from torchboard.values.tensor import array_of
-
-GRAPH_TAG = "__run_graph__"
-"""The tag that TensorBoard gives to the graph of a run, which has none in the file."""
 
 _FORMS = {"image": "images", "histo": "histograms", "audio": "audio"}
 """The forms of a value that TensorFlow 1 had beside ``simple_value``, and the plugins that show them."""
@@ -126,7 +124,7 @@ class RunIndex:
                 else:
                     self._note_value(event, value, (number, offset, position))
         elif what == "graph_def":
-            self._point(GRAPH_TAG, "graphs", event).places.extend((number, offset, 0))
+            self._point(RUN_GRAPH_TAG, "graphs", event).places.extend((number, offset, 0))
         elif what == "tagged_run_metadata":
             tag = event.tagged_run_metadata.tag
             self._point(tag, "graph_tagged_run_metadata", event).places.extend((number, offset, 0))

@@ -17,14 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from torchboard import proto
 from torchboard.errors import InvalidValueError
-from torchboard.values.value import TENSOR, double_tensor, metadata
+from torchboard.values.tensor import elements_of, tensor_proto
+from torchboard.values.value import TENSOR, metadata
 
 MAX_BUCKETS = 64
-
-_FLOAT = proto.DataType["DT_FLOAT"].number
-_DOUBLE = proto.DataType["DT_DOUBLE"].number
 
 _THIN = 2e-7
 """Width of the thinnest bucket, as a fraction of the range: invisible, and above any rounding of the dashboards."""
@@ -61,22 +58,16 @@ class Histogram:
         (24)."""
         message = event.summary.value.add(tag=tag)
         message.metadata.CopyFrom(metadata(self.plugin, TENSOR, description=self.description))
-        message.tensor.CopyFrom(double_tensor(self.buckets))
         narrow = _float32(self.buckets)
-        if np.array_equal(narrow, self.buckets):
-            message.tensor.dtype = _FLOAT
-            message.tensor.tensor_content = narrow.tobytes()
+        exact = np.array_equal(narrow, self.buckets)
+        message.tensor.CopyFrom(tensor_proto(narrow if exact else self.buckets))
 
     @classmethod
     def decode(cls, message: Any) -> Histogram:
         """The histogram of a ``Summary.Value``, as a tensor or in the older form of limits and counts."""
         if message.WhichOneof("value") == "histo":
             return cls(_of_limits(message.histo), message.metadata.summary_description)
-        tensor = message.tensor
-        if tensor.tensor_content:
-            values = np.frombuffer(tensor.tensor_content, "<f4" if tensor.dtype == _FLOAT else "<f8")
-        else:
-            values = np.array(tensor.float_val if tensor.dtype == _FLOAT else tensor.double_val)
+        values = elements_of(message.tensor)
         return cls(values.astype(np.float64).reshape(-1, 3), message.metadata.summary_description)
 
     @classmethod

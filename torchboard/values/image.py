@@ -6,7 +6,6 @@ Pixels are kept as they came and turned into PNG when the event is encoded, off 
 from __future__ import annotations
 
 import io
-import struct
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -95,11 +94,6 @@ def decode_png(data: bytes) -> np.ndarray:
     with PIL.Image.open(io.BytesIO(data)) as picture:
         array = np.asarray(picture if picture.mode in _MODES.values() else picture.convert("RGBA"))
     return array[:, :, None] if array.ndim == 2 else array
-
-
-def png_size(data: bytes) -> tuple[int, int]:
-    """(width, height) of a PNG file, from its header."""
-    return struct.unpack(">II", data[16:24])
 
 
 def to_pixels(array: np.ndarray, layout: str) -> np.ndarray:

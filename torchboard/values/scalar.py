@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from torchboard import proto
+from torchboard.values.tensor import elements_of
 from torchboard.values.value import SCALAR, metadata
 
 _FLOAT = proto.DataType["DT_FLOAT"].number
@@ -47,6 +46,4 @@ class Scalar:
         """The scalar of a ``Summary.Value``, in either form."""
         if message.WhichOneof("value") == "simple_value":
             return cls(message.simple_value)
-        tensor = message.tensor
-        value = tensor.float_val[0] if tensor.float_val else float(np.frombuffer(tensor.tensor_content, "<f4")[0])
-        return cls(value, message.metadata.summary_description)
+        return cls(float(elements_of(message.tensor)[0]), message.metadata.summary_description)

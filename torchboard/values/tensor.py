@@ -93,22 +93,30 @@ def array_of(message: Any) -> np.ndarray:
     Raises:
         InvalidValueError: its elements are not numbers, or are not as many as its shape says.
     """
-    if message.dtype not in _TYPES:
-        raise InvalidValueError(
-            f"a tensor of type {message.dtype}", "it holds no numbers", "read it as its plugin does"
-        )
-    kind, field = _TYPES[message.dtype]
+    values = elements_of(message)
     shape = tuple(dim.size for dim in message.tensor_shape.dim)
-    if message.tensor_content:
-        values = np.frombuffer(message.tensor_content, kind)
-    else:
-        values = _of_list(getattr(message, field), kind)
     count = int(np.prod(shape))
     if len(values) not in (1, count):
         raise InvalidValueError(
             f"a tensor with {len(values)} elements", f"its shape {list(shape)} says {count}", "leave it out"
         )
     return (values.copy() if len(values) == count else np.repeat(values, count)).reshape(shape)
+
+
+def elements_of(message: Any) -> np.ndarray:
+    """The elements of a numeric ``TensorProto`` as they are listed, in one dimension, whatever its shape says.
+
+    Raises:
+        InvalidValueError: they are not numbers.
+    """
+    if message.dtype not in _TYPES:
+        raise InvalidValueError(
+            f"a tensor of type {message.dtype}", "it holds no numbers", "read it as its plugin does"
+        )
+    kind, field = _TYPES[message.dtype]
+    if message.tensor_content:
+        return np.frombuffer(message.tensor_content, kind)
+    return _of_list(getattr(message, field), kind)
 
 
 def _of_list(items: Any, kind: np.dtype) -> np.ndarray:

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
 from torchboard import proto
 
 SCALAR = proto.DataClass["DATA_CLASS_SCALAR"].number
@@ -98,15 +96,5 @@ def string_tensor(items: Iterable[bytes], shape: tuple[int, ...]) -> Any:
     message = proto.TensorProto(dtype=proto.DataType["DT_STRING"].number, string_val=items)
     message.tensor_shape.SetInParent()
     for size in shape:
-        message.tensor_shape.dim.add(size=size)
-    return message
-
-
-def double_tensor(array: np.ndarray) -> Any:
-    """A ``TensorProto`` of float64, little-endian."""
-    content = np.ascontiguousarray(array, dtype="<f8").tobytes()
-    message = proto.TensorProto(dtype=proto.DataType["DT_DOUBLE"].number, tensor_content=content)
-    message.tensor_shape.SetInParent()
-    for size in array.shape:
         message.tensor_shape.dim.add(size=size)
     return message
