@@ -43,11 +43,12 @@ class FeatureMaps:
         self._model = model
         self._options = options
         self._probe: tuple[tuple, dict] | None = None if probe is None else ((probe.detach().clone(),), {})
+        self._wanted = probe is None and bool(self._convolutions())
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def arm(self, on: bool) -> None:
         """Waits for the first batch with one hook on the model, until the probe is known."""
-        if on and self._probe is None and self._handle is None and self.error is None and self._convolutions():
+        if on and self._wanted and self._handle is None:
             self._handle = self._model.register_forward_pre_hook(_FirstInput(self), with_kwargs=True)
         elif not on and self._handle is not None:
             self._handle.remove()
@@ -56,6 +57,7 @@ class FeatureMaps:
     def keep(self, args: tuple, kwargs: dict) -> None:
         """Takes the first example of a batch as the probe."""
         self.arm(False)
+        self._wanted = False
         try:
             with unseen():
                 self._probe = first_example(args, kwargs)

@@ -23,9 +23,8 @@ def layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
     include, exclude = selectors(options.include), selectors(options.exclude)
     found = []
     for module, name in module_names(model).items():
-        if isinstance(module, (*_CONTAINERS, torch.jit.ScriptModule)) and module is not model:
-            continue
-        if isinstance(module, torch.jit.ScriptModule):
+        is_container = isinstance(module, _CONTAINERS) and module is not model
+        if is_container or isinstance(module, torch.jit.ScriptModule):
             continue
         name = name or type(module).__name__
         if include and not any(_matches(selector, name, module) for selector in include):

@@ -32,7 +32,9 @@ class Sketches:
 
     def __init__(self) -> None:
         self._tables: dict[torch.device, SketchTable] = {}
+        self._tags: dict[torch.device, list[str]] = {}  # of each row of the device's table
         self._rows: dict[tuple[str, torch.device], Row] = {}
+        self._known: set[str] = set()
 
     def row(self, tag: str, device: torch.device) -> Row:
         """The row of a tag on a device, made when first asked for."""
@@ -41,6 +43,9 @@ class Sketches:
             table = self._tables.get(device)
             if table is None:
                 table = self._tables[device] = SketchTable(device)
+                self._tags[device] = []
+            self._tags[device].append(f"{tag}@{device}" if tag in self._known else tag)
+            self._known.add(tag)
             row = self._rows[tag, device] = Row(table, table.add_row())
         return row
 
@@ -49,16 +54,9 @@ class Sketches:
         snapshots = []
         for device, table in self._tables.items():
             rows = table.read()
-            tags = [""] * len(rows.counts)
-            for (tag, place), row in self._rows.items():
-                if place == device:
-                    tags[row.index] = self._distinct(tag, device)
-            snapshots.append(SketchSnapshot(tuple(tags), HostCopy([rows.counts, rows.moments, rows.parameters])))
+            copy = HostCopy([rows.counts, rows.moments, rows.parameters])
+            snapshots.append(SketchSnapshot(tuple(self._tags[device]), copy))
         return snapshots
-
-    def _distinct(self, tag: str, device: torch.device) -> str:
-        first = next(place for name, place in self._rows if name == tag)
-        return tag if first == device else f"{tag}@{device}"
 
 
 class SketchSnapshot(Snapshot):
