@@ -155,7 +155,7 @@ class Monitor:
         if self.phase_name != TRAIN:
             return
         self._batch += 1
-        if self._batch and self._batches(self._batch):
+        if self._batches(self._batch):
             if self._write_steps_per_second:
                 checked = {**checked, "steps_per_second": self._clock.batch_rate()}
             self._write_scalars(TRAIN, "batch_", checked, self._batch)

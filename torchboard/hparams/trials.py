@@ -95,10 +95,10 @@ class Trial:
             run.close()
 
 
-def start_session(run: Run, hparams: Mapping[str, Plain], trial_id: str | None = None) -> None:
-    """Writes the beginning of a trial to a run; ``hparams`` as ``plain_hparams`` gives them."""
+def start_session(run: Run, hparams: Mapping[str, Plain], trial_id: str) -> None:
+    """Writes the beginning of a trial to a run, with what ``plain_hparams`` and ``trial_id_of`` give."""
     now = time.time()
-    run.write(0, ((SESSION_START_TAG, SessionStart(hparams, trial_id_of(trial_id, hparams), now)),), wall_time=now)
+    run.write(0, ((SESSION_START_TAG, SessionStart(hparams, trial_id, now)),), wall_time=now)
 
 
 def end_session(run: Run, *, succeeded: bool) -> None:
