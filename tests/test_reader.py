@@ -68,14 +68,14 @@ def test_what_a_summary_writer_wrote_is_read_back(tmp_path):
         writer.add_text("notes", "**bold**", 2)
     reader = torchboard.read(tmp_path)
     assert reader.runs == ("train",)
-    assert reader.tags() == {"loss": "scalars", "notes": "text", "picture": "images", "weights": "histograms"}
+    assert reader.tags() == {"loss": "scalars", "notes/text_summary": "text", "picture": "images", "weights": "histograms"}
     loss = reader.scalars("loss")
     assert (loss.run, loss.tag, loss.plugin, len(loss)) == ("train", "loss", "scalars", 5)
     assert (loss.steps.dtype, loss.wall_times.dtype, loss.values.dtype) == (np.int64, np.float64, np.float64)
     assert loss.steps.tolist() == [0, 1, 2, 3, 4]
     assert loss.wall_times.tolist() == [100.5, 101.5, 102.5, 103.5, 104.5]
     assert loss.values.tolist() == [0, 0.5, 1, 1.5, 2]
-    assert reader.texts("notes").values == [Text("**bold**")]
+    assert reader.texts("notes/text_summary").values == [Text("**bold**")]
     assert np.array_equal(reader.images("picture").values[0].pixels, pixels[None])
     assert reader.histograms("weights").values[0].buckets[:, 2].sum() == 10
     assert reader.values("loss").values[1] == Scalar(0.5)
@@ -257,7 +257,7 @@ def test_our_own_writer_started_again_is_read_as_started_again(tmp_path):
                 writer.add_text("note", str(value), step)
     reader = torchboard.read(tmp_path)
     assert reader.scalars("loss").values.tolist() == [1, 1, 1, 2, 2]
-    assert [text.markdown for text in reader.texts("note").values] == ["1.0", "1.0", "1.0", "2.0", "2.0"]
+    assert [text.markdown for text in reader.texts("note/text_summary").values] == ["1.0", "1.0", "1.0", "2.0", "2.0"]
 
 
 @pytest.fixture(scope="module")

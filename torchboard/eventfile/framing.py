@@ -21,6 +21,10 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = _LENGTH.size + _CRC.size
 FOOTER_BYTES = _CRC.size
 
+BAD_LENGTH = "the checksum of its length does not fit"
+BAD_DATA = "the checksum of its data does not fit"
+TORN = "the file ends within it: it was cut there, or is still being written"
+
 
 class Record(NamedTuple):
     """One record of an event file."""
@@ -54,14 +58,14 @@ def parse(buffer: bytes, base: int = 0) -> Iterator[Record | Fault]:
         start = offset + HEADER_BYTES
         length = _length(buffer[offset:start])
         if length is None:
-            yield Fault(base + offset, "the checksum of its length does not fit")
+            yield Fault(base + offset, BAD_LENGTH)
             return
         stop = start + length
         if stop + FOOTER_BYTES > end:
             return
         data = buffer[start:stop]
         if _CRC.unpack_from(buffer, stop)[0] != masked_crc32c(data):
-            yield Fault(base + offset, "the checksum of its data does not fit")
+            yield Fault(base + offset, BAD_DATA)
             return
         yield Record(base + offset, data)
         offset = stop + FOOTER_BYTES

@@ -1,4 +1,4 @@
-"""An event file read back, record by record, as a stream: in memory are a few megabytes, or a few of its largest records."""
+"""An event file read back, record by record, as a stream: in memory are a few megabytes, or its largest record twice."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from torchboard.eventfile.framing import FOOTER_BYTES, HEADER_BYTES, Fault, Record, parse, sound
-
-_CHUNK_BYTES = 1 << 20
-_TORN = "the file ends within it: it was cut there, or is still being written"
+from torchboard.eventfile.framing import FOOTER_BYTES, HEADER_BYTES, TORN, Fault, Record, parse, sound
+from torchboard.eventfile.stretches import stretches
 
 
 def scan(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -20,7 +18,7 @@ def scan(path: str | os.PathLike[str]) -> Iterator[Record]:
         OSError: the file cannot be read.
     """
     for item in walk(path):
-        if item[1] is not _TORN:
+        if item[1] is not TORN:
             yield sound(item)
 
 
@@ -30,18 +28,15 @@ def walk(path: str | os.PathLike[str]) -> Iterator[Record | Fault]:
     Raises:
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        base, rest = 0, b""
-        while chunk := file.read(max(_CHUNK_BYTES, len(rest))):
-            buffer, last = rest + chunk, None
-            for last in parse(buffer, base):
-                yield last
-            if isinstance(last, Fault):
+    for stretch in stretches(path):
+        if isinstance(stretch, Fault):
+            yield stretch
+            return
+        for record in range(len(stretch)):
+            if not stretch.is_sound(record):
+                yield stretch.fault(record)
                 return
-            used = 0 if last is None else last.offset - base + HEADER_BYTES + len(last.data) + FOOTER_BYTES
-            base, rest = base + used, buffer[used:]
-    if rest:
-        yield Fault(base, _TORN)
+            yield Record(stretch.offset(record), stretch.data(record).tobytes())
 
 
 def record_at(file: BinaryIO, offset: int) -> Record:
@@ -54,7 +49,7 @@ def record_at(file: BinaryIO, offset: int) -> Record:
     header = file.read(HEADER_BYTES)
     length = int.from_bytes(header[:8], "little")
     rest = file.read(min(length, _left(file)) + FOOTER_BYTES)
-    return sound(next(parse(header + rest, offset), Fault(offset, _TORN)))
+    return sound(next(parse(header + rest, offset), Fault(offset, TORN)))
 
 
 def _left(file: BinaryIO) -> int:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,6 +26,7 @@ from torchboard import proto
 from torchboard.errors import CorruptRecordError, InvalidValueError, RunError, TorchboardError
 from torchboard.eventfile.scanning import record_at
 from torchboard.reader.index import Column, Problem, RunIndex, runs_below
+from torchboard.reader.remote import fetch
 from torchboard.values import KINDS, ConceptualGraph, Histogram, Image, OpGraph, Scalar, Text, Value
 from torchboard.values.graph import RUN_GRAPH_TAG
 
@@ -59,9 +62,11 @@ class Series(Generic[_Values]):
 def read(log_dir: str | os.PathLike[str]) -> Reader:
     """A reader of all runs below a directory. Lists directories; opens no file.
 
+    Of a URL (``s3://bucket/runs``) all event files are downloaded first; the copy goes with the reader.
+
     Raises:
         InvalidValueError: ``log_dir`` is not a path.
-        RunError: there is no such directory.
+        RunError: there is no such directory, or it cannot be downloaded.
     """
     return Reader(log_dir)
 
@@ -84,6 +89,9 @@ class Reader:
                 f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'"
             )
         self.log_dir = os.path.expanduser(os.fspath(log_dir))
+        if "://" in self.log_dir:
+            self.log_dir = fetch(self.log_dir)
+            weakref.finalize(self, shutil.rmtree, self.log_dir, ignore_errors=True)
         if not os.path.isdir(self.log_dir):
             raise RunError(
                 f"log_dir={self.log_dir!r}", "there is no such directory", "give the directory that the runs lie in"
@@ -193,9 +201,9 @@ class Reader:
     def all_scalars(self) -> Iterator[Series[np.ndarray]]:
         """The scalars of every tag of every run, in the order of their names."""
         for run in self.runs:
-            for tag, plugin in sorted(self._columns(run)):
+            for (_, plugin), column in sorted(self._columns(run).items(), key=itemgetter(0)):
                 if plugin == "scalars":
-                    yield self.scalars(tag, run)
+                    yield _series(run, column, np.array(column.numbers, np.float64))
 
     def _columns(self, run: str) -> dict[tuple[str, str], Column]:
         """The columns of a run that hold anything: a restart may have emptied some."""

@@ -2,14 +2,13 @@
 
 One pass over the files, as a stream, notes every point: 24 bytes of memory for a scalar, value included, and 40 for
 anything else, whose values stay on disk until they are asked for. Files are read in the order of their names; a file that
-is broken is read up to there.
+is broken is read up to there. Scalars are read many at once, by ``TemplateScan``; a parser reads the rest.
 """
 
 from __future__ import annotations
 
 import os
-from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,16 @@ from google.protobuf.message import DecodeError
 from torchboard import proto
 from torchboard.eventfile.framing import Fault
 from torchboard.eventfile.names import MARK
-from torchboard.eventfile.scanning import walk
+from torchboard.eventfile.stretches import Stretch, stretches
+from torchboard.reader.numbers import number_of
+from torchboard.reader.points import Column, Points
+from torchboard.reader.templates import TemplateScan
 from torchboard.values.graph import RUN_GRAPH_TAG
-from torchboard.values.tensor import array_of
+
+__all__ = ["Column", "Problem", "RunIndex", "event_files", "runs_below"]
 
 _FORMS = {"image": "images", "histo": "histograms", "audio": "audio"}
 """The forms of a value that TensorFlow 1 had beside ``simple_value``, and the plugins that show them."""
-
-_DTYPES = {value.number: name for name, value in proto.DataType.items()}
-_FLOAT = proto.DataType["DT_FLOAT"].number
 
 
 @dataclass(frozen=True)
@@ -42,38 +42,6 @@ class Problem:
     path: str
     offset: int
     what: str
-
-
-@dataclass
-class Column:
-    """The points of one tag that belong to one plugin, in the order of the files."""
-
-    tag: str
-    plugin: str
-    steps: array[int] = field(default_factory=lambda: array("q"))
-    wall_times: array[float] = field(default_factory=lambda: array("d"))
-    numbers: array[float] = field(default_factory=lambda: array("d"))
-    """The values of scalars; empty for any other plugin."""
-    places: array[int] = field(default_factory=lambda: array("q"))
-    """File, offset of the record and place in its summary of anything but scalars, three numbers a point."""
-    forms: set[str] = field(default_factory=set)
-    """In which forms scalars stand in the files."""
-
-    def add_number(self, number: float, form: str) -> None:
-        """Notes the value of one more scalar."""
-        self.numbers.append(number)
-        if form not in self.forms:
-            self.forms.add(form)
-
-    def purge(self, step: int) -> None:
-        """Drops the points from a step on."""
-        keep = np.frombuffer(self.steps, np.int64) < step if self.steps else np.zeros(0, bool)
-        if keep.all():
-            return
-        for name in ("steps", "wall_times", "numbers", "places"):
-            old = getattr(self, name)
-            rows = np.frombuffer(old, np.dtype(old.typecode)).reshape(len(keep), -1) if old else np.zeros((0, 1))
-            setattr(self, name, array(old.typecode, rows[keep].tobytes() if old else b""))
 
 
 class RunIndex:
@@ -95,54 +63,78 @@ class RunIndex:
         self.problems: list[Problem] = []
         self.spans: dict[str, tuple[float, float]] = {}
         self.metadata: dict[str, Any] = {}
+        self._templates = TemplateScan()
         for number in range(len(self.files)):
             self._read(number)
 
     def _read(self, number: int) -> None:
         path = self.files[number]
         try:
-            for item in walk(path):
-                if isinstance(item, Fault):
-                    self.problems.append(Problem(path, *item))
+            for stretch in stretches(path):
+                fault = stretch if isinstance(stretch, Fault) else self._absorb(stretch, number)
+                if fault is not None:
+                    self.problems.append(Problem(path, *fault))
                     return
-                try:
-                    event = proto.Event.FromString(item.data)
-                except DecodeError:
-                    self.problems.append(Problem(path, item.offset, "it is no event"))
-                    continue
-                self._note(event, number, item.offset)
         except OSError as error:
             self.problems.append(Problem(path, 0, f"the file cannot be read ({error})"))
 
-    def _note(self, event: Any, number: int, offset: int) -> None:
+    def _absorb(self, stretch: Stretch, number: int) -> Fault | None:
+        """Notes what stands in a stretch up to the first record that fails its checksum, and gives what is wrong there."""
+        points = Points(stretch, number)
+        found, others = self._templates.scan(stretch, self.metadata)
+        broken = min([len(stretch), *(int(alike.records[~alike.sound].min(initial=len(stretch))) for alike in found)])
+        for record in others.tolist():
+            if record >= broken:
+                break
+            if not stretch.is_sound(record):
+                broken = record
+                break
+            self._note(points, record)
+        if broken < len(stretch):
+            found = [alike.only(alike.records < broken) for alike in found]
+        for alike in found:
+            points.add_alike(alike)
+        points.add_to(self.columns)
+        self._span(number, np.concatenate([points.wall_times, *(alike.wall_times for alike in found)]))
+        return stretch.fault(broken) if broken < len(stretch) else None
+
+    def _note(self, points: Points, record: int) -> None:
+        """Notes one record, whatever it holds."""
+        try:
+            event = proto.Event.FromString(points.stretch.data(record).tobytes())
+        except DecodeError:
+            self._complain(points, record, "it is no event")
+            return
         what = event.WhichOneof("what")
         if what == "summary":
-            self._span(self.files[number], event.wall_time)
+            points.wall_times.append(event.wall_time)
             for position, value in enumerate(event.summary.value):
-                if value.WhichOneof("value") == "simple_value":
-                    self._point(value.tag, "scalars", event).add_number(value.simple_value, "simple_value")
-                else:
-                    self._note_value(event, value, (number, offset, position))
+                self._note_value(points, (record, position), event, value)
         elif what == "graph_def":
-            self._point(RUN_GRAPH_TAG, "graphs", event).places.extend((number, offset, 0))
+            points.add((RUN_GRAPH_TAG, "graphs"), (record, 0), event)
         elif what == "tagged_run_metadata":
-            tag = event.tagged_run_metadata.tag
-            self._point(tag, "graph_tagged_run_metadata", event).places.extend((number, offset, 0))
+            points.add((event.tagged_run_metadata.tag, "graph_tagged_run_metadata"), (record, 0), event)
         elif what == "session_log" and event.session_log.status == proto.SessionLog.START:
-            for column in self.columns.values():
-                column.purge(event.step)
+            points.restart(record, event.step)
 
-    def _note_value(self, event: Any, value: Any, place: tuple[int, int, int]) -> None:
-        tag = value.tag or value.node_name
-        plugin = _FORMS.get(value.WhichOneof("value") or "") or self._plugin(tag, value)
-        if plugin != "scalars":
-            self._point(tag, plugin, event).places.extend(place)
+    def _note_value(self, points: Points, place: tuple[int, int], event: Any, value: Any) -> None:
+        form = value.WhichOneof("value") or ""
+        if form == "simple_value":
+            points.add((value.tag, "scalars"), place, event, number_of(value))
             return
-        number, form = _number(value.tensor)
+        tag = value.tag or value.node_name
+        plugin = _FORMS.get(form) or self._plugin(tag, value)
+        if plugin != "scalars":
+            points.add((tag, plugin), place, event)
+            return
+        number, form = number_of(value)
         if number is None:
-            self.problems.append(Problem(self.files[place[0]], place[1], f"scalar {tag!r} is not one number ({form})"))
+            self._complain(points, place[0], f"scalar {tag!r} is not one number ({form})")
         else:
-            self._point(tag, plugin, event).add_number(number, form)
+            points.add((tag, plugin), place, event, (number, form))
+
+    def _complain(self, points: Points, record: int, what: str) -> None:
+        self.problems.append(Problem(self.files[points.file], points.stretch.offset(record), what))
 
     def _plugin(self, tag: str, value: Any) -> str:
         name = value.metadata.plugin_data.plugin_name
@@ -153,18 +145,12 @@ class RunIndex:
             self.metadata[tag].CopyFrom(value.metadata)
         return name or self.metadata[tag].plugin_data.plugin_name
 
-    def _point(self, tag: str, plugin: str, event: Any) -> Column:
-        column = self.columns.get((tag, plugin))
-        if column is None:
-            column = self.columns[tag, plugin] = Column(tag, plugin)
-        column.steps.append(event.step)
-        column.wall_times.append(event.wall_time)
-        return column
-
-    def _span(self, path: str, wall_time: float) -> None:
-        first, last = self.spans.get(path, (wall_time, wall_time))
-        if wall_time < first or wall_time >= last:
-            self.spans[path] = (min(first, wall_time), max(last, wall_time))
+    def _span(self, number: int, wall_times: np.ndarray) -> None:
+        known = wall_times[~np.isnan(wall_times)]
+        if len(known):
+            first, last = float(known.min()), float(known.max())
+            span = self.spans.get(self.files[number], (first, last))
+            self.spans[self.files[number]] = min(first, span[0]), max(last, span[1])
 
 
 def event_files(directory: str) -> list[str]:
@@ -198,17 +184,3 @@ def _leads_back(path: str, directory: str) -> bool:
         return False
     target = os.path.realpath(path)
     return os.path.commonpath([target, os.path.realpath(directory)]) == target
-
-
-def _number(tensor: Any) -> tuple[float | None, str]:
-    """The one number that a tensor of any numeric type holds, None if it does not, and its element type and shape."""
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.dtype == _FLOAT and not shape and len(tensor.float_val) == 1:
-        return tensor.float_val[0], "DT_FLOAT"
-    dtype = _DTYPES.get(tensor.dtype, f"type {tensor.dtype}")
-    form = f"{dtype} {shape}" if shape else dtype
-    try:
-        array = array_of(tensor)
-    except ValueError:
-        return None, form
-    return (float(array.reshape(())) if array.size == 1 and array.dtype.kind != "c" else None), form
