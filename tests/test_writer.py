@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from google.protobuf import text_format
 from matplotlib import pyplot
+from tensorboard.compat.proto.config_pb2 import RunMetadata
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.util.tensor_util import make_tensor_proto
 from torch import nn
 
+import torchboard
 from torchboard import MemorySink, SummaryWriter
-from torchboard.errors import ClosedError, InvalidValueError, TagError, TorchboardWarning
-from torchboard.run import Run
+from torchboard.errors import ClosedError, InvalidValueError, TagError, TorchboardError, TorchboardWarning
+from torchboard.run import Run, open_run
+from torchboard.values import OpGraph, encode
 from torchboard.values.image import decode_png
+from torchboard.values.text import TextTable
 
 
 @pytest.fixture
@@ -45,42 +55,6 @@ def test_scalars_of_any_kind(writer, sink, value):
 def test_a_step_not_given_is_the_owners(writer, sink):
     writer.add_scalar("loss", math.inf)
     assert one(sink, "loss") == (5, type(one(sink, "loss")[1])(math.inf))
-
-
-def test_the_signatures_are_those_of_the_peer():
-    import inspect
-
-    from torch.utils import tensorboard
-
-    for name in (
-        "add_scalar",
-        "add_text",
-        "add_image",
-        "add_images",
-        "add_figure",
-        "add_histogram",
-        "add_graph",
-        "add_scalars",
-        "add_pr_curve",
-        "add_pr_curve_raw",
-        "add_audio",
-        "add_video",
-        "add_mesh",
-        "add_tensor",
-        "add_custom_scalars",
-        "add_custom_scalars_multilinechart",
-        "add_custom_scalars_marginchart",
-        "add_embedding",
-        "add_hparams",
-        "flush",
-        "close",
-        "get_logdir",
-    ):
-        theirs = inspect.signature(getattr(tensorboard.SummaryWriter, name)).parameters
-        ours = inspect.signature(getattr(SummaryWriter, name)).parameters
-        assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()], name
-    ours, theirs = (inspect.signature(kind.__init__).parameters for kind in (SummaryWriter, tensorboard.SummaryWriter))
-    assert [(p.name, p.default) for p in ours.values()] == [(p.name, p.default) for p in theirs.values()]
 
 
 def test_pictures_of_tensors_and_arrays(writer, sink):
@@ -156,6 +130,61 @@ def test_a_histogram_does_not_follow_the_tensor_it_was_made_of(writer, sink):
     assert one(sink, "values")[1].buckets[:, 0].tolist() == [1.0]
 
 
+def test_a_histogram_that_was_counted_elsewhere_keeps_its_buckets(writer, sink):
+    limits = torch.tensor([0.0, 1.0, 2.5, 9.0])
+    writer.add_histogram_raw("h", 0.25, 2.0, 5, 7.5, 12.0, limits, torch.tensor([0, 2, 3, 0]), 4)
+    step, histogram = one(sink, "h")
+    assert step == 4 and histogram.buckets.tolist() == [[0.25, 1.0, 2.0], [1.0, 2.0, 3.0]]
+
+
+def test_boxes_are_red_with_their_labels_beside_them(writer, sink):
+    box = torch.tensor([[2, 3, 12, 13]])
+    writer.add_image_with_boxes("plain", torch.zeros(3, 20, 30), box)
+    writer.add_image_with_boxes("named", np.zeros((20, 30), np.uint8), box, dataformats="HW", labels=["a"], rescale=2)
+    plain, named = one(sink, "plain")[1].pixels, one(sink, "named")[1].pixels
+    assert plain.shape == (1, 20, 30, 3) and named.shape == (1, 40, 60, 3)
+    assert (plain[0, 3:14, 2] == [255, 0, 0]).all() and (plain[0, 5:12, 5:11] == 0).all()
+    assert not (named[0, 8:24, 8:20] == 0).all()
+
+
+def test_masks_are_half_transparent_and_an_alpha_channel_stays(writer, sink):
+    picture = np.full((4, 6, 8), 100, np.uint8)
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, :3], masks[1, 3:] = True, True
+    writer.add_image_with_boxes("masks", picture, None, masks=masks)
+    pixels = one(sink, "masks")[1].pixels[0]
+    assert (pixels[..., 3] == 100).all() and len(np.unique(pixels[..., :3].reshape(-1, 3), axis=0)) == 2
+    assert pixels[0, 0].tolist() == [65, 109, 140, 100]
+
+
+def test_a_broken_torchvision_breaks_boxes_only(writer, sink, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(TorchboardError, match="torchvision cannot be imported"):
+        writer.add_image_with_boxes("boxes", torch.zeros(3, 4, 4), torch.zeros(0, 4))
+    assert sink.events == []
+    writer.add_image("image", torch.zeros(3, 4, 4))
+
+
+def test_messages_of_tensorboards_own_are_written_as_they_are(writer, sink):
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="mine", content=b"\x01"))
+    value = Summary.Value(tag="foreign", metadata=metadata, tensor=make_tensor_proto(np.arange(3)))
+    writer.file_writer.add_summary(Summary(value=[value]), 3, 12.5)
+    writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="n", simple_value=0.5)]).SerializeToString())
+    writer._get_file_writer().add_event(Event(summary=Summary(value=[value]), step=4))
+    writer.file_writer.add_graph((GraphDef(node=[NodeDef(name="a", op="b")]), RunMetadata()))
+    assert [(event.step, [tag for tag, _ in event.pairs]) for event in sink.events] == [
+        *((3, ["foreign"]), (5, ["n"]), (4, ["foreign"]), (0, ["__run_graph__"]), (0, ["step1"]))
+    ]
+    assert sink.events[0].wall_time == 12.5 and sink.tags("")["foreign"] == "mine"
+    messages = [encode(event)[0] for event in sink.events]
+    assert messages[0].summary.value[0].SerializeToString() == value.SerializeToString()
+    assert messages[1].summary.value[0].simple_value == 0.5 and messages[2].step == 4
+    assert OpGraph.decode(messages[3].graph_def).nodes[0].name == "a"
+    assert messages[4].tagged_run_metadata.tag == "step1"
+    with pytest.raises(TagError):
+        writer.add_scalar("foreign", 1.0, 5)
+
+
 def test_the_graph_of_a_model_that_is_left_as_it_was(writer, sink):
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     model[1].eval()
@@ -173,15 +202,22 @@ def test_the_graph_of_a_model_that_is_left_as_it_was(writer, sink):
 
 def test_texts_only(writer, sink):
     writer.add_text("note", "# Title")
-    assert one(sink, "note")[1].markdown == "# Title"
+    assert one(sink, "note/text_summary")[1].markdown == "# Title"
     with pytest.raises(InvalidValueError, match="text"):
         writer.add_text("other", 5)
+
+
+def test_texts_in_lists_and_arrays_are_tables(writer, sink):
+    writer.add_text("row", [["a", "*b*"], ["c", "d"]])
+    writer.add_text("column", np.array(["a", "b"]))
+    assert one(sink, "row/text_summary")[1] == TextTable(("a", "*b*", "c", "d"), (2, 2))
+    assert one(sink, "column/text_summary")[1] == TextTable(("a", "b"), (2,))
 
 
 def test_one_tag_holds_one_kind(writer):
     writer.add_scalar("x", 1.0)
     with pytest.raises(TagError):
-        writer.add_text("x", "y")
+        writer.add_tensor("x", [1.0])
 
 
 def test_a_writer_of_ones_own_makes_a_file_and_closes_once(tmp_path):
@@ -192,6 +228,41 @@ def test_a_writer_of_ones_own_makes_a_file_and_closes_once(tmp_path):
     writer.close()
     (file,) = (tmp_path / "run").iterdir()
     assert file.name.endswith(".mine")
+
+
+def test_a_writer_that_was_closed_goes_on_in_a_new_file(tmp_path):
+    writer = SummaryWriter(tmp_path, filename_suffix=".mine")
+    for step in range(3):
+        writer.add_scalars("chart", {"a": step}, step)
+        writer.add_scalar("loss", step, step)
+        writer.close()
+        writer.close()
+        writer.flush()
+        assert writer.get_logdir() == str(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
+    assert len(names) == 3 and all(name.endswith(".mine") for name in names)
+    read = torchboard.read(tmp_path)
+    assert read.scalars("loss").steps.tolist() == read.scalars("chart").steps.tolist() == [0, 1, 2]
+
+
+def test_a_step_to_purge_from_may_be_set_before_the_next_file(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    for step in range(4):
+        writer.add_scalar("loss", 0.0, step)
+    writer.purge_step = 2
+    writer.close()
+    writer.add_scalar("loss", 1.0, 2)
+    writer.close()
+    assert writer.purge_step is None
+    assert torchboard.read(tmp_path).scalars("loss").values.tolist() == [0, 0, 1]
+
+
+def test_a_writer_on_somebody_elses_run_ends_with_it(tmp_path):
+    run = open_run(tmp_path)
+    writer = SummaryWriter.on_run(run, lambda: 0)
+    writer.close()
+    writer.add_scalar("loss", 1.0, 0)
+    run.close()
     with pytest.raises(ClosedError):
         writer.add_scalar("loss", 1.0, 1)
 
@@ -258,6 +329,7 @@ def test_a_trial_starts_no_thread_and_is_on_disk_with_its_writer(tmp_path):
     import threading
 
     with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("first", 0.0, 0)
         before = threading.active_count()
         for number in range(3):
             writer.add_hparams({"lr": number}, {"acc": 1.0}, run_name=f"trial{number}")
@@ -279,6 +351,7 @@ def test_scalars_of_one_chart_need_no_file_or_thread_but_one_file_a_run(tmp_path
     import threading
 
     with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("first", 0.0, 0)
         threads = threading.active_count()
         for step in range(3):
             writer.add_scalars("loss", {"train": 0.5, "test": 0.25}, step)
@@ -404,13 +477,13 @@ def test_points_with_labels_and_pictures_become_the_files_of_the_projector(write
     folder = "00007/conv%2fone"
     assert {path for _, path in sink.files} == {
         "projector_config.pbtxt",
-        *(f"{folder}/{name}" for name in ("tensors.tsv", "metadata.tsv", "sprite.png")),
+        *(f"{folder}/{name}" for name in ("tensors.bytes", "metadata.tsv", "sprite.png")),
     }
-    read = np.array([line.split("\t") for line in put(sink, f"{folder}/tensors.tsv").splitlines()], np.float32)
+    read = np.frombuffer(sink.files["", f"{folder}/tensors.bytes"], "<f4").reshape(5, 3)
     np.testing.assert_array_equal(read, points.numpy())
     assert put(sink, f"{folder}/metadata.tsv") == "a\nb\nc\nd\ne\n"
     listed = text_format.Parse(put(sink, "projector_config.pbtxt"), ProjectorConfig()).embeddings[0]
-    assert (listed.tensor_name, listed.tensor_path) == ("conv/one:00007", f"{folder}/tensors.tsv")
+    assert (listed.tensor_name, listed.tensor_path) == ("conv/one:00007", f"{folder}/tensors.bytes")
     assert list(listed.sprite.single_image_dim) == [6, 4] and list(listed.tensor_shape) == [5, 3]
 
 
@@ -484,6 +557,6 @@ def test_an_embedding_is_on_disk_after_a_flush(tmp_path):
         names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
         assert [name for name in names if "tfevents" not in name] == [
             "00000/default/metadata.tsv",
-            "00000/default/tensors.tsv",
+            "00000/default/tensors.bytes",
             "projector_config.pbtxt",
         ]

@@ -1,4 +1,5 @@
-"""The methods of SummaryWriter for dashboards of one purpose: PR curves, sound, video, meshes and charts of one's own.
+"""The methods of SummaryWriter for dashboards of one purpose: PR curves, sound, video, meshes, trials, embeddings and
+charts of one's own.
 
 Signatures are those of ``torch.utils.tensorboard.SummaryWriter``. As in all of the writer, what is passed is checked and
 copied at the call, and files are made on the sink's thread.
@@ -6,17 +7,25 @@ copied at the call, and files are made on the sink's thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchboard.arrays import to_array
+from torchboard.arrays import copied, to_array
+from torchboard.errors import InvalidValueError
+from torchboard.run import Run, check_step
+from torchboard.tags import check_tag
 from torchboard.values import Array, Audio, Layout, PrCurve, Video
-from torchboard.values.audio import to_clips
+from torchboard.values.audio import check_sound, to_clips
 from torchboard.values.custom_scalars import LAYOUT_TAG
+from torchboard.values.deferred import Deferred
+from torchboard.values.image import to_pixels
 from torchboard.values.mesh import mesh_parts
-from torchboard.values.video import to_frames
+from torchboard.values.prebinned import from_limits
+from torchboard.values.projector import CONFIG, Embedding, config, to_labels, to_points
+from torchboard.values.video import check_video, to_frames
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +36,50 @@ if TYPE_CHECKING:
 class DashboardMethods:
     """What a writer has beside curves, texts, pictures, histograms and graphs."""
 
+    _run: Run
+    _step: Callable[[], int]
+    _trials: dict[str, str]
+    """Run -> identity of the trial in it."""
     _layouts: tuple[Layout, ...] = ()
     """Layouts of custom scalars, in the order given."""
 
     def _write(self, step: int | None, walltime: float | None, pairs: tuple = (), **rest: Any) -> None:
         """Writes pairs to the run; ``step`` None is the step of the writer's owner."""
         raise NotImplementedError
+
+    def _write_later(self, value: Deferred, step: int | None, walltime: float | None) -> None:
+        """Writes one value to the run that is made when the sink gets to it."""
+        check_tag(value.tag)
+        self._write(step, walltime, pending=(value,), droppable=True)
+
+    def add_histogram_raw(
+        self,
+        tag: str,
+        min: float,
+        max: float,
+        num: float,
+        sum: float,
+        sum_squares: float,
+        bucket_limits: ArrayLike,
+        bucket_counts: ArrayLike,
+        global_step: int | None = None,
+        walltime: float | None = None,
+    ) -> None:
+        """A distribution that was counted elsewhere, with its own buckets: 12 or 24 bytes each.
+
+        Args:
+            min, max: the least and the greatest value counted; where one is not finite, the limits stand for it.
+            num, sum, sum_squares: taken for compatibility: no dashboard shows them.
+            bucket_limits: upper limits in ascending order.
+            bucket_counts: how many values each bucket holds, from the limit before to its own.
+
+        Raises:
+            InvalidValueError: the lengths differ, limits do not ascend, a count is negative or not finite, or ``min`` and
+                ``max`` lie inside of what the limits say.
+        """
+        least, greatest = (_number(name, value) for name, value in (("min", min), ("max", max)))
+        histogram = from_limits(to_array(bucket_limits), to_array(bucket_counts), least, greatest)
+        self._write(global_step, walltime, ((tag, histogram),), droppable=True)
 
     def add_pr_curve(
         self,
@@ -99,8 +146,10 @@ class DashboardMethods:
         Raises:
             InvalidValueError: another type or shape, or a rate that is no positive whole number.
         """
-        sound = Audio(to_clips(to_array(snd_tensor)), sample_rate)
-        self._write(global_step, walltime, ((tag, sound),), droppable=True)
+        copy = copied(snd_tensor)
+        check_sound(copy.shape, copy.dtype, sample_rate)
+        sound = Deferred(tag, Audio, copy.arrival, lambda array: Audio(to_clips(array), sample_rate))
+        self._write_later(sound, global_step, walltime)
 
     def add_video(
         self,
@@ -120,7 +169,10 @@ class DashboardMethods:
         Raises:
             InvalidValueError: another shape, or a number of channels that makes no picture.
         """
-        self._write(global_step, walltime, ((tag, Video(to_frames(to_array(vid_tensor)), fps)),), droppable=True)
+        copy = copied(vid_tensor)
+        check_video(copy.shape, copy.dtype, fps)
+        video = Deferred(tag, Video, copy.arrival, lambda array: Video(to_frames(array), fps))
+        self._write_later(video, global_step, walltime)
 
     def add_mesh(
         self,
@@ -184,3 +236,95 @@ class DashboardMethods:
     ) -> None:
         """One more chart of custom scalars, of a band: ``tags`` are those of the value, the lower and the upper limit."""
         self.add_custom_scalars({category: {title: ["Margin", tags]}})
+
+    def add_hparams(
+        self,
+        hparam_dict: dict[str, bool | float | str],
+        metric_dict: dict[str, float | torch.Tensor],
+        hparam_domain_discrete: dict[str, list[Any]] | None = None,
+        run_name: str | None = None,
+        global_step: int | None = None,
+    ) -> None:
+        """One finished trial: a row of the HParams dashboard, with these metrics, in a run below this one.
+
+        A second call with the same ``run_name`` and hyperparameters adds a point to the metrics.
+
+        Args:
+            hparam_dict: name -> boolean, number or text.
+            metric_dict: tag -> number; the tags of all trials are the table's columns.
+            hparam_domain_discrete: name -> all values that it can take; the table then shows the columns of this trial only.
+            run_name: the run's name below this one; by default the time.
+            global_step: the step of the metrics, of 31 bits.
+
+        Raises:
+            InvalidValueError: a value is of another type or outside its domain; or the run holds another trial.
+            TagError: the name would leave the directory. Nothing is written then, as in the other cases.
+        """
+        from torchboard.capture.metrics import check_metric, scalars
+        from torchboard.hparams.trials import finished_trial, plain_hparams, trial_id_of
+
+        _check_mapping("metrics", metric_dict, "give {'accuracy': 0.7}, say")
+        _check_mapping("domains", hparam_domain_discrete or {}, "give {'optimizer': ['sgd', 'adam']}, say")
+        hparams = plain_hparams(hparam_dict)
+        trial = finished_trial(hparams, metric_dict, hparam_domain_discrete)
+        pairs, pending = scalars({tag: check_metric(tag, value) for tag, value in metric_dict.items()})
+        step = check_step(self._step() if global_step is None else global_step)
+        name = run_name or str(time.time())
+        run, identity = self._run.sub(name), trial_id_of(None, hparams)
+        if step >= 2**31:
+            raise InvalidValueError(
+                f"step {step} of a trial", "the HParams dashboard takes steps of 31 bits", "give a lower global_step"
+            )
+        if self._trials.get(name, identity) != identity:
+            raise InvalidValueError(
+                f"a second trial in run {name!r}",
+                "TensorBoard keeps to the first hyperparameters of a run",
+                "give every trial a run_name of its own, or none",
+            )
+        run.write(step, pairs if name in self._trials else trial + pairs, pending=pending)
+        self._trials[name] = identity
+
+    def add_embedding(
+        self,
+        mat: torch.Tensor | np.ndarray,
+        metadata: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
+        label_img: torch.Tensor | np.ndarray | None = None,
+        global_step: int | None = None,
+        tag: str = "default",
+        metadata_header: Sequence[str] | None = None,
+    ) -> None:
+        """Points for the Embedding Projector, as files in ``<step>/<tag>`` below the run.
+
+        They are made at the call: about 10 ns a number and 40 ns a pixel.
+
+        Args:
+            mat: [N, D], finite; shown as float32.
+            metadata: N labels, or N lists of labels with a ``metadata_header``.
+            label_img: [N, C, H, W], a small picture of each; dtypes as in ``add_image``.
+
+        Raises:
+            InvalidValueError: there is no point, a number is not finite, or a length or shape does not fit.
+        """
+        check_tag(tag)
+        step = check_step(self._step() if global_step is None else global_step)
+        rows = to_array(metadata) if hasattr(metadata, "shape") else metadata
+        labels, header = (None, ()) if rows is None else to_labels(rows, metadata_header)
+        pictures = None if label_img is None else to_pixels(to_array(label_img), "NCHW")
+        embedding = Embedding(tag, step, to_points(tag, to_array(mat)), labels, header, pictures)
+        for path, data in embedding.files():
+            self._run.put(path, data)
+        self._run.embeddings[embedding.name] = embedding.entry()
+        self._run.put(CONFIG, config(self._run.embeddings.values()))
+
+
+def _check_mapping(name: str, given: Any, remedy: str) -> None:
+    if not isinstance(given, Mapping):
+        raise InvalidValueError(f"{name} of a trial: {given!r:.80}", "they are names and values", remedy)
+
+
+def _number(name: str, value: Any) -> float:
+    """One real number, NaN and infinities included."""
+    array = to_array(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise InvalidValueError(f"{name}={value!r:.80}", "it is one real number", "give a float")
+    return float(array.reshape(()))

@@ -54,12 +54,7 @@ class Audio:
                 raise InvalidValueError(
                     f"a clip {clip.dtype}{list(clip.shape)}", "a clip is int16[channels, frames]", "use to_clips()"
                 )
-            if not 1 <= clip.shape[0] <= MAX_CHANNELS or not clip.shape[1]:
-                raise InvalidValueError(
-                    f"a clip of {clip.shape[0]} channels and {clip.shape[1]} frames",
-                    f"a clip has 1 to {MAX_CHANNELS} channels and at least one frame",
-                    "give [channels, frames]; transpose it if the frames come first",
-                )
+            _check_clip(*clip.shape)
 
     @property
     def nbytes(self) -> int:
@@ -109,6 +104,29 @@ def decode_wav(data: bytes) -> tuple[np.ndarray, int]:
     return np.frombuffer(samples, "<i2").astype(np.int16).reshape(-1, channels).T, rate
 
 
+def check_sound(shape: tuple[int, ...], dtype: np.dtype, sample_rate: int) -> None:
+    """Refuses what ``to_clips`` cannot take, or would make no ``Audio`` of, without a look at the numbers.
+
+    Raises:
+        InvalidValueError: another type, another number of axes, no frame, too many channels, or an impossible rate.
+    """
+    if dtype != np.int16 and dtype.kind != "f":
+        raise InvalidValueError(
+            f"sound of {dtype}", "samples are floats in -1..1 or int16", "divide it by its full scale"
+        )
+    if not 1 <= len(shape) <= 3:
+        raise InvalidValueError(
+            f"sound of shape {list(shape)}",
+            "it is [frames], [channels, frames] or [clips, channels, frames]",
+            "reshape it",
+        )
+    clips, channels, frames = _axes(shape)
+    if not clips:
+        raise InvalidValueError("no clips", "a sound needs at least one", "leave it out")
+    _check_clip(channels, frames)
+    _check_rate(sample_rate)
+
+
 def to_clips(array: np.ndarray) -> tuple[np.ndarray, ...]:
     """Sound as clips of int16[channels, frames] of their own memory.
 
@@ -119,24 +137,29 @@ def to_clips(array: np.ndarray) -> tuple[np.ndarray, ...]:
     Raises:
         InvalidValueError: another type, or another number of axes.
     """
+    check_sound(array.shape, array.dtype, 1)
     if array.dtype == np.int16:
         samples = array.copy()
-    elif array.dtype.kind == "f":
+    else:
         wide = np.nan_to_num(np.clip(array, -1.0, 1.0).astype(np.float32, copy=False), nan=0.0)
         samples = np.rint(wide * _FULL_SCALE).astype(np.int16)
-    else:
+    return tuple(samples.reshape(_axes(array.shape)))
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Clips, channels and frames of a sound, the missing ones 1; a single column is one channel."""
+    if len(shape) == 2 and shape[1] == 1:
+        shape = shape[::-1]
+    return (1,) * (3 - len(shape)) + tuple(shape)
+
+
+def _check_clip(channels: int, frames: int) -> None:
+    if not 1 <= channels <= MAX_CHANNELS or not frames:
         raise InvalidValueError(
-            f"sound of {array.dtype}", "samples are floats in -1..1 or int16", "divide it by its full scale"
+            f"a clip of {channels} channels and {frames} frames",
+            f"a clip has 1 to {MAX_CHANNELS} channels and at least one frame",
+            "give [channels, frames]; transpose it if the frames come first",
         )
-    if array.ndim == 2 and array.shape[1] == 1:
-        samples = samples.T
-    if not 1 <= array.ndim <= 3:
-        raise InvalidValueError(
-            f"sound of shape {list(array.shape)}",
-            "it is [frames], [channels, frames] or [clips, channels, frames]",
-            "reshape it",
-        )
-    return tuple(samples.reshape((1,) * (3 - samples.ndim) + samples.shape))
 
 
 def _check_rate(sample_rate: object) -> None:

@@ -1,9 +1,10 @@
 """Distributions over steps: the Histograms, Distributions and Time Series dashboards.
 
 A histogram is kept as TensorBoard draws it: contiguous buckets ``[left, right, count]``. ``from_bins`` makes at most
-64 of them out of any number of bins. Counts are moved whole, so the mass is exact; edges lie between bins, and the
-first left and the last right one are the true minimum and maximum; half of the buckets follow the axis, for the
-dashboards that re-bin to 30 equal bins, and half follow the mass, for the percentiles. About 0.1 ms for 4000 bins.
+64 of them out of any number of bins, about 800 bytes in the file (1.6 KB where edges need float64). Counts are moved
+whole, so the mass is exact; edges lie between bins, and the first left and the last right one are the true minimum and
+maximum; half of the buckets follow the axis, for the dashboards that re-bin to 30 equal bins, and half follow the mass,
+for the percentiles. About 0.1 ms for 4000 bins.
 
 How the dashboards read buckets, and what is written around: the outer buckets hold data, because percentiles start at
 the first non-empty one; no bucket that holds data has zero width, because one that lies on the border of two display
@@ -22,9 +23,11 @@ from torchboard.values.tensor import elements_of, tensor_proto
 from torchboard.values.value import TENSOR, metadata
 
 MAX_BUCKETS = 64
-
 _THIN = 2e-7
 """Width of the thinnest bucket, as a fraction of the range: invisible, and above any rounding of the dashboards."""
+
+_INVISIBLE = 5e-4
+"""Steps of edges up to this part of the range show nowhere: a page has 30 bins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +89,11 @@ class Histogram:
         if counts.ndim != 1 or edges.shape != (len(counts) + 1,):
             came = f"edges of shape {list(edges.shape)} for counts of shape {list(counts.shape)}"
             raise InvalidValueError(came, "k counts lie between k + 1 edges", "give both as one dimension")
-        if not np.isfinite(edges).all() or (np.diff(edges) < 0).any():
+        if not np.isfinite(edges).all() or (edges[1:] < edges[:-1]).any():
             raise InvalidValueError(
                 f"edges {edges}", "only finite, ascending edges can be drawn", "sort them and drop the others"
             )
-        if not (counts >= 0).all() or not np.isfinite(counts).all():
-            raise InvalidValueError(f"counts {counts}", "a count is a finite number from 0 up", "drop the others")
+        check_counts(counts)
         return cls(np.stack([edges[:-1], edges[1:], counts], axis=1), description)
 
     @classmethod
@@ -122,8 +124,8 @@ class Histogram:
             return cls(np.zeros((0, 3)))
         low, high = map(float, extremes)
         if low == high:
-            return cls(_constant(low, total))
-        if high - low <= 4 * _thinnest(low, high):
+            return cls(constant_bucket(low, total))
+        if high - low <= 4 * thinnest(low, high):
             return cls(np.array([[low, high, total]]))
         cells = _cells(edges, counts, spike, (low, high))
         budget = float(max_buckets)
@@ -132,6 +134,28 @@ class Histogram:
             budget *= min(max_buckets / (len(knots.position) + 1), 0.95)
             knots = _spread(_cut(cells, budget), cells)
         return cls(_buckets(knots, cells))
+
+    @classmethod
+    def from_points(cls, values: np.ndarray, counts: np.ndarray, *, spike: tuple[float, int] = (0.0, 0)) -> Histogram:
+        """Few buckets out of distinct values; as ``from_bins``, but a bucket with one value in it is thin.
+
+        Args:
+            values: float64[k], finite, in ascending order.
+            counts: int[k], how often each occurs.
+            spike: ``(value, count)`` of one more, which may lie anywhere.
+        """
+        met = np.flatnonzero(counts)
+        values, counts = values[met], counts[met]
+        if spike[1]:
+            place = int(np.searchsorted(values, spike[0]))
+            values, counts = np.insert(values, place, spike[0]), np.insert(counts, place, spike[1])
+        if not len(values):
+            return cls(np.zeros((0, 3)))
+        low, high = float(values[0]), float(values[-1])
+        half = thinnest(low, high) / 2
+        edges = np.clip(np.stack([values - half, values + half], axis=1), low, high).ravel()
+        between = np.stack([counts, np.zeros_like(counts)], axis=1).ravel()[:-1]
+        return cls.from_bins(np.maximum.accumulate(edges), between, extremes=(low, high))
 
 
 @dataclass(frozen=True)
@@ -198,10 +222,16 @@ def _cut(cells: _Cells, budget: float) -> _Knots:
     return _Knots(position, cells.upto[np.concatenate([ends, starts])[order]])
 
 
+def check_counts(counts: np.ndarray) -> None:
+    """Refuses counts that are negative or not finite."""
+    if not (counts >= 0).all() or not np.isfinite(counts).all():
+        raise InvalidValueError(f"counts {counts}", "a count is a finite number from 0 up", "drop the others")
+
+
 def _spread(knots: _Knots, cells: _Cells) -> _Knots:
     """The knots, and those of the spike, moved so far apart that the outer buckets and the spike's have a width."""
     low, high = cells.low, cells.high
-    thin = _thinnest(low, high)
+    thin = thinnest(low, high)
     if cells.spike is None:
         return _squeeze(knots, low + thin, high - thin)
     value, after = float(cells.left[cells.spike]), cells.upto[cells.spike]
@@ -218,7 +248,7 @@ def _spread(knots: _Knots, cells: _Cells) -> _Knots:
     return _Knots(np.concatenate([part.position for part in parts]), np.concatenate([part.mass for part in parts]))
 
 
-def _thinnest(low: float, high: float) -> float:
+def thinnest(low: float, high: float) -> float:
     """A width that is invisible in this range, and still one after rounding to the float type that the edges will
     have."""
     rounding = 2.0**-23 if _fits_float32(low, high) else 2.0**-52
@@ -232,7 +262,7 @@ def _fits_float32(low: float, high: float) -> bool:
         exact = np.array_equal(np.array([low, high], np.float32).astype(np.float64), [low, high])
     if not exact:
         return False
-    return 2.0**-23 * max(abs(low), abs(high)) <= 1e-4 * (high - low)
+    return 2.0**-23 * max(abs(low), abs(high)) <= _INVISIBLE * (high - low)
 
 
 def _pick(knots: _Knots, mask: np.ndarray) -> _Knots:
@@ -258,7 +288,7 @@ def _buckets(knots: _Knots, cells: _Cells) -> np.ndarray:
     return np.stack([position[keep][:-1], position[keep][1:], np.diff(mass[keep])], axis=1)
 
 
-def _constant(value: float, count: int) -> np.ndarray:
+def constant_bucket(value: float, count: int) -> np.ndarray:
     """One bucket without width, and from -5 down one that has some: the dashboards' own widening is reversed there."""
     width = 1e-6 * abs(value) if value < -5 else 0.0
     edges = np.clip([value - width, value + width], -np.finfo(np.float64).max, np.finfo(np.float64).max)

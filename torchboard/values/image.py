@@ -1,22 +1,22 @@
 """Pictures over steps: the Images dashboard.
 
-Pixels are kept as they came and turned into PNG when the event is encoded, off the training thread.
+Pixels are turned into PNG when the event is encoded, off the training thread; and whatever numbers a user has are turned
+into pixels by ``to_pixels``, in a few passes, once ``check_picture`` has said that they will make a picture.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from torchboard.errors import InvalidValueError
+from torchboard.values.png import MODES, decode_png, encode_png
 from torchboard.values.value import BLOB_SEQUENCE, metadata, string_tensor
 
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_PNG_LEVEL = 1
-"""zlib effort: level 1 costs half the time of Pillow's default for about a tenth more bytes."""
+_PART_BYTES = 1 << 20
+"""So much of an array becomes pixels at a time: what stays in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +44,7 @@ class Image:
                 "an image is uint8[N, height, width, channels]",
                 "use to_pixels()",
             )
-        if shape[3] not in _MODES:
-            raise InvalidValueError(
-                f"pixels of shape {list(shape)}",
-                f"{shape[3]} channels make no picture (1 grey, 2 grey and alpha, 3 RGB, 4 RGBA)",
-                "check the layout (CHW or HWC), or log each channel as a picture of its own",
-            )
-        if 0 in shape:
-            raise InvalidValueError(
-                f"pixels of shape {list(shape)}", "a picture needs at least one pixel", "leave it out"
-            )
+        _check_sizes(shape, "NHWC")
 
     @property
     def nbytes(self) -> int:
@@ -76,57 +67,80 @@ class Image:
         return cls(np.stack(pictures), message.metadata.summary_description)
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """uint8[height, width, channels] as a PNG file; lossless."""
-    import PIL.Image
+def check_picture(shape: tuple[int, ...], dtype: np.dtype, layout: str) -> None:
+    """Refuses what ``to_pixels`` cannot take, or would make no ``Image`` of, without a look at the numbers.
 
-    mode = _MODES[picture.shape[2]]
-    buffer = io.BytesIO()
-    flat = picture[:, :, 0] if mode == "L" else picture
-    PIL.Image.fromarray(np.ascontiguousarray(flat)).save(buffer, "PNG", compress_level=_PNG_LEVEL)
-    return buffer.getvalue()
-
-
-def decode_png(data: bytes) -> np.ndarray:
-    """A picture file as uint8[height, width, channels]."""
-    import PIL.Image
-
-    with PIL.Image.open(io.BytesIO(data)) as picture:
-        array = np.asarray(picture if picture.mode in _MODES.values() else picture.convert("RGBA"))
-    return array[:, :, None] if array.ndim == 2 else array
+    Raises:
+        InvalidValueError: the layout does not name the axes, the elements are no numbers, there is no pixel, or a number of
+            channels that no picture has.
+    """
+    layout = str(layout).upper()
+    if not shape or len(layout) != len(shape) or len(layout) != len(set(layout)) or set(layout) - set("NCHW"):
+        raise InvalidValueError(
+            f"an array of shape {list(shape)} as {layout!r}",
+            "the layout names each axis once, with the letters N, C, H and W",
+            "give dataformats the letters of the array's axes, such as 'CHW', 'HWC', 'HW' or 'NCHW'",
+        )
+    if dtype.kind not in "biuf":
+        raise InvalidValueError(f"an array of {dtype}", "pixels are numbers or booleans", "convert it first")
+    _check_sizes(shape, layout)
 
 
 def to_pixels(array: np.ndarray, layout: str) -> np.ndarray:
-    """Any numeric array as uint8[N, height, width, channels] of its own memory, in one pass.
+    """Any numeric array as uint8[N, height, width, channels] of its own memory, in a few passes.
 
     Floats are taken as 0..1, integers as 0..255 whatever their width, booleans as black and white; values beyond are
     clipped and NaN is black. Missing axes of ``layout`` (``"HW"``, ``"CHW"``, ``"NHWC"``…) get length 1.
 
     Raises:
-        InvalidValueError: the layout does not name the array's axes, or the array is not numeric.
+        InvalidValueError: as ``check_picture``.
     """
+    check_picture(array.shape, array.dtype, layout)
     layout = layout.upper()
-    if len(layout) != array.ndim or sorted(layout) != sorted(set(layout)) or set(layout) - set("NCHW"):
-        raise InvalidValueError(
-            f"an array of shape {list(array.shape)} as {layout!r}",
-            "the layout names each axis once, with the letters N, C, H and W",
-            "give dataformats the letters of the array's axes, such as 'CHW', 'HWC', 'HW' or 'NCHW'",
-        )
+    pixels = np.empty([array.shape[layout.index(axis)] if axis in layout else 1 for axis in "NHWC"], np.uint8)
+    missing = tuple(number for number, axis in enumerate("NHWC") if axis not in layout)
+    named = [axis for axis in "NHWC" if axis in layout]
+    target = pixels.squeeze(missing).transpose([named.index(axis) for axis in layout])
+    part = max(1, _PART_BYTES // max(1, array[0].nbytes))
+    for start in range(0, len(array), part):
+        target[start : start + part] = _levels(array[start : start + part])
+    return pixels
+
+
+def _levels(array: np.ndarray) -> np.ndarray:
+    """Numbers as levels 0..255: uint8, or floats whose whole part it is."""
     if array.dtype == np.bool_:
-        scaled = array * np.uint8(255)
-    elif array.dtype == np.uint8:
-        scaled = array.copy()
-    elif np.issubdtype(array.dtype, np.integer):
-        scaled = np.clip(array, 0, 255).astype(np.uint8)
-    elif np.issubdtype(array.dtype, np.floating):
+        return array * np.uint8(255)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind in "iu":
+        return np.clip(array, 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore"):
         wide = array.astype(np.float32, copy=False)
-        scaled = np.nan_to_num(np.clip(wide, 0.0, 1.0) * 255.0, nan=0.0).astype(np.uint8)
-    else:
-        raise InvalidValueError(f"an array of {array.dtype}", "pixels are numbers or booleans", "convert it first")
-    for axis in "NHWC":
-        if axis not in layout:
-            scaled, layout = scaled[..., None], layout + axis
-    return np.ascontiguousarray(scaled.transpose([layout.index(axis) for axis in "NHWC"]))
+    levels = np.fmax(wide, np.float32(0))  # of NaN and a number fmax gives the number
+    np.minimum(levels, np.float32(1), out=levels)
+    return np.multiply(levels, np.float32(255), out=levels)
+
+
+def _check_sizes(shape: tuple[int, ...], layout: str) -> None:
+    channels = shape[layout.index("C")] if "C" in layout else 1
+    if channels not in MODES:
+        raise InvalidValueError(
+            f"pixels of shape {list(shape)}",
+            f"{channels} channels make no picture (1 grey, 2 grey and alpha, 3 RGB, 4 RGBA)",
+            "check the layout (CHW or HWC), or log each channel as a picture of its own",
+        )
+    if 0 in shape:
+        raise InvalidValueError(f"pixels of shape {list(shape)}", "a picture needs at least one pixel", "leave it out")
+
+
+def over_white(pixels: np.ndarray) -> np.ndarray:
+    """uint8[…, 4] on a white ground: uint8[…, 3]."""
+    color, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(color)
+    share = alpha / np.float32(255)
+    return (color * share + 255 * (1 - share)).astype(np.uint8)
 
 
 def grid(pictures: np.ndarray, columns: int, gap: int = 1, fill: int = 255) -> np.ndarray:

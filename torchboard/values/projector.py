@@ -3,6 +3,10 @@
 This is the one page of TensorBoard that reads files instead of events: for every embedding a table of numbers, one of
 labels and one picture that holds all small ones, and for the run one text that lists them. An embedding here becomes those
 files; nothing else knows their form.
+
+The numbers are written as they are in memory, 4 bytes each. The page tells such a file from a table of text by this alone:
+its first line is not UTF-8. Where that does not hold (all zeros, say), they are written as text, about 12
+bytes and 0.3 µs each.
 """
 
 from __future__ import annotations
@@ -10,8 +14,9 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +24,8 @@ from google.protobuf import text_format
 
 from torchboard import proto
 from torchboard.errors import InvalidValueError
-from torchboard.values.image import encode_png, grid
+from torchboard.values.image import grid
+from torchboard.values.png import decode_png, encode_png
 
 CONFIG = "projector_config.pbtxt"
 """The file, in the run's directory, that lists its embeddings."""
@@ -92,14 +98,31 @@ class Embedding:
         return f"{self._number}/{_NOT_IN_A_NAME.sub(lambda match: f'%{ord(match[0]):02x}', self.tag)}"
 
     @property
+    def _tensor_path(self) -> str:
+        return f"{self.folder}/tensors.{'bytes' if self._is_raw else 'tsv'}"
+
+    @cached_property
+    def _raw(self) -> bytes:
+        return self.points.astype("<f4", copy=False).tobytes()
+
+    @cached_property
+    def _is_raw(self) -> bool:
+        """Whether every reader of TensorBoard takes the numbers in memory for what they are: none gets past the first line."""
+        end = self._raw.find(b"\n")
+        first_line = self._raw if end < 0 else self._raw[:end]
+        try:
+            first_line.decode()
+        except UnicodeDecodeError:
+            return True
+        return False
+
+    @property
     def _number(self) -> str:
         return str(self.step).zfill(5)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """``(path below the run's directory, content)`` of each of its files: about 12 bytes a number, 0.3 µs each."""
-        table = io.BytesIO()
-        np.savetxt(table, self.points, _NUMBER, "\t")
-        yield f"{self.folder}/tensors.tsv", table.getvalue()
+        """``(path below the run's directory, content)`` of each of its files."""
+        yield self._tensor_path, self._raw if self._is_raw else _text(self.points)
         if self.labels is not None:
             yield f"{self.folder}/metadata.tsv", _table(self.header, self.labels)
         if self.pictures is not None:
@@ -108,7 +131,7 @@ class Embedding:
     def entry(self) -> Any:
         """Its part of the list: an ``EmbeddingInfo`` of the ``ProjectorConfig`` messages."""
         config = proto.ProjectorConfig()
-        info = config.embeddings.add(tensor_name=self.name, tensor_path=f"{self.folder}/tensors.tsv")
+        info = config.embeddings.add(tensor_name=self.name, tensor_path=self._tensor_path)
         info.tensor_shape.extend(self.points.shape)
         if self.labels is not None:
             info.metadata_path = f"{self.folder}/metadata.tsv"
@@ -117,11 +140,42 @@ class Embedding:
             info.sprite.single_image_dim.extend((self.pictures.shape[2], self.pictures.shape[1]))
         return info
 
+    @classmethod
+    def decode(cls, entry: Any, read: Callable[[str], bytes]) -> Embedding:
+        """The embedding of an ``entry``, from its files; blank rows of labels come as ``(empty)``.
+
+        Args:
+            entry: an ``EmbeddingInfo``, as ``entries`` gives it.
+            read: path below the run's directory -> the file's content.
+        """
+        tag, _, step = entry.tensor_name.rpartition(":")
+        numbered = bool(tag) and step.lstrip("-").isdecimal()
+        points = _points_of(read(entry.tensor_path), tuple(entry.tensor_shape))
+        labels, header = _labels_of(read(entry.metadata_path)) if entry.metadata_path else (None, ())
+        pictures = None
+        if entry.sprite.image_path:
+            pictures = _cut(decode_png(read(entry.sprite.image_path)), len(points), *entry.sprite.single_image_dim)
+        return cls(
+            tag if numbered else entry.tensor_name, int(step) if numbered else 0, points, labels, header, pictures
+        )
+
 
 def config(entries: Iterable[Any]) -> bytes:
     """The file that lists embeddings, of what their ``entry`` gave."""
     message = proto.ProjectorConfig(embeddings=entries)
     return text_format.MessageToString(message).encode()
+
+
+def entries(data: bytes) -> list[Any]:
+    """What the file that lists embeddings says of each: the other direction of ``config``.
+
+    Raises:
+        InvalidValueError: it is no such list.
+    """
+    try:
+        return list(text_format.Parse(data, proto.ProjectorConfig()).embeddings)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise InvalidValueError(CONFIG, f"it is no list of embeddings ({error})", "write it anew") from None
 
 
 def to_points(tag: str, array: np.ndarray) -> np.ndarray:
@@ -182,6 +236,13 @@ def _check_points(tag: str, points: np.ndarray) -> None:
         )
 
 
+def _text(points: np.ndarray) -> bytes:
+    """A line a point, tabs between its numbers."""
+    table = io.BytesIO()
+    np.savetxt(table, points, _NUMBER, "\t")
+    return table.getvalue()
+
+
 def _table(header: tuple[str, ...], labels: Iterable[tuple[str, ...]]) -> bytes:
     """Lines of cells with tabs between. The page takes a first line for a header only where it holds a tab."""
     lines = [header] if len(header) > 1 else []
@@ -190,9 +251,32 @@ def _table(header: tuple[str, ...], labels: Iterable[tuple[str, ...]]) -> bytes:
 
 
 def _cell(value: Any) -> str:
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+    if not isinstance(value, str) and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
     return _BREAKS.sub(" ", str(value))
+
+
+def _points_of(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The numbers of a file of either form."""
+    try:
+        points = np.loadtxt(io.StringIO(data.decode()), np.float32, delimiter="\t", ndmin=2)
+    except UnicodeDecodeError:
+        points = np.frombuffer(data, "<f4").astype(np.float32)
+    return points.reshape(shape) if shape else points
+
+
+def _labels_of(data: bytes) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Rows of cells, and the header, which only several columns have."""
+    rows = [tuple(line.split("\t")) for line in data.decode("utf-8", "replace").split("\n")[:-1]]
+    header = rows.pop(0) if rows and len(rows[0]) > 1 else ()
+    return tuple(rows), header
+
+
+def _cut(sprite: np.ndarray, count: int, width: int, height: int) -> np.ndarray:
+    """The small pictures of a large one, row by row."""
+    rows, columns = sprite.shape[0] // height, sprite.shape[1] // width
+    cells = sprite.reshape(rows, height, columns, width, -1).swapaxes(1, 2)
+    return cells.reshape(rows * columns, height, width, -1)[:count]
 
 
 def _columns(count: int) -> int:

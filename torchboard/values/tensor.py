@@ -49,8 +49,8 @@ class Array:
 
     data: np.ndarray
 
-    plugin: ClassVar[str] = "torchboard_tensors"
-    """A name of our own, so that no dashboard takes it for its data."""
+    plugin: ClassVar[str] = "tensor"
+    """The name that PyTorch's own writer gives them; no dashboard takes it for its data."""
 
     def __post_init__(self) -> None:
         if _little(self.data.dtype) not in _NUMBERS:

@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from torchboard.errors import InvalidValueError
-from torchboard.values.image import to_pixels
+from torchboard.values.image import check_picture, to_pixels
+from torchboard.values.png import MODES, with_palette
 from torchboard.values.value import BLOB_SEQUENCE, metadata, string_tensor
 
-_CHANNELS = (1, 2, 3, 4)
 _MIN_DELAY, _MAX_DELAY = 20, 655_350
 """Milliseconds between two frames: browsers slow a GIF down below the one, and it cannot hold more than the other."""
 
@@ -59,14 +59,13 @@ class Video:
                 "a video is uint8[N, T, height, width, channels]",
                 "use to_frames()",
             )
-        if shape[4] not in _CHANNELS or 0 in shape:
+        if shape[4] not in MODES or 0 in shape:
             raise InvalidValueError(
                 f"{shape[0]} videos of {shape[1]} frames of {shape[3]} x {shape[2]} pixels and {shape[4]} channels",
                 "a video has at least one frame, a frame at least one pixel, and a pixel 1 to 4 channels",
                 "check the order of the axes: N, T, C, H and W",
             )
-        if not isinstance(self.fps, numbers.Real) or not 0 < self.fps < math.inf:
-            raise InvalidValueError(f"fps={self.fps!r}", "it is a number of frames a second", "give 4, say")
+        _check_rate(self.fps)
 
     @property
     def nbytes(self) -> int:
@@ -101,31 +100,23 @@ class Video:
 def encode_gif(frames: np.ndarray, delay: int) -> bytes:
     """uint8[T, height, width, 1 or 3] as an animated GIF of at most 256 colours, ``delay`` milliseconds a frame."""
     count, height, width, channels = frames.shape
-    strip = _picture(frames.reshape(count * height, width, channels))
-    if channels == 3:
-        strip = _paletted(strip)
+    pixels = frames.reshape(count * height, width, channels)
+    strip = _picture(pixels) if channels == 1 else _paletted(pixels)
     pictures = [strip.crop((0, top, width, top + height)) for top in range(0, count * height, height)]
     return _animation(pictures, "GIF", delay, optimize=False)
 
 
-def _paletted(picture: Any) -> Any:
-    """An RGB picture with a palette: of its own colours where they are 256 or less, else of near ones."""
+def _paletted(pixels: np.ndarray) -> Any:
+    """RGB pixels as a Pillow picture with a palette: of its own colours where they are 256 or less, else of near ones."""
     import PIL.Image
 
-    colors = picture.getcolors(256)
-    if colors is None:
-        return picture.quantize(256, PIL.Image.Quantize.FASTOCTREE)
-    palette = np.array(sorted(color for _, color in colors), np.uint8)
-    index = np.searchsorted(_packed(palette), _packed(np.asarray(picture)))
-    exact = PIL.Image.fromarray(index.astype(np.uint8))
+    own = with_palette(pixels)
+    if own is None:
+        return _picture(pixels).quantize(256, PIL.Image.Quantize.FASTOCTREE)
+    palette, index = own
+    exact = PIL.Image.fromarray(index)
     exact.putpalette(palette.tobytes())
     return exact
-
-
-def _packed(colors: np.ndarray) -> np.ndarray:
-    """uint8[…, 3] as one number a colour, which sorts as the three do."""
-    red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-    return red << 16 | green << 8 | blue
 
 
 def encode_apng(frames: np.ndarray, delay: int) -> bytes:
@@ -145,20 +136,36 @@ def decode_animation(data: bytes) -> list[tuple[np.ndarray, float]]:
         ]
 
 
+def check_video(shape: tuple[int, ...], dtype: np.dtype, fps: float) -> None:
+    """Refuses what ``to_frames`` cannot take, or would make no ``Video`` of, without a look at the numbers.
+
+    Raises:
+        InvalidValueError: it has other axes, its elements are not numbers, or there is no frame; or an impossible rate.
+    """
+    if len(shape) != 5:
+        raise InvalidValueError(
+            f"a video of shape {list(shape)}", "its axes are N, T, C, H and W", "add the ones it lacks"
+        )
+    check_picture((shape[0] * shape[1], *shape[2:]), dtype, "NCHW")
+    _check_rate(fps)
+
+
 def to_frames(array: np.ndarray) -> np.ndarray:
     """A video [N, T, C, H, W] of any numeric type as uint8[N, T, height, width, channels] of its own memory.
 
     Numbers are taken as ``to_pixels`` takes them.
 
     Raises:
-        InvalidValueError: it has other axes, or its elements are not numbers.
+        InvalidValueError: as ``check_video``.
     """
-    if array.ndim != 5:
-        raise InvalidValueError(
-            f"a video of shape {list(array.shape)}", "its axes are N, T, C, H and W", "add the ones it lacks"
-        )
+    check_video(array.shape, array.dtype, 1)
     pixels = to_pixels(array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), "NCHW")
     return pixels.reshape(*array.shape[:2], *pixels.shape[1:])
+
+
+def _check_rate(fps: float) -> None:
+    if not isinstance(fps, numbers.Real) or not 0 < fps < math.inf:
+        raise InvalidValueError(f"fps={fps!r}", "it is a number of frames a second", "give 4, say")
 
 
 def _picture(pixels: np.ndarray) -> Any:

@@ -1,0 +1,154 @@
+"""PNG files: every reader finds the same pixels, and they are about as small as a general encoder makes them."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from torchboard.values.png import MODES, decode_png, encode_png, with_palette
+
+RANDOM = np.random.default_rng(0)
+
+
+def noise(*shape):
+    return RANDOM.integers(0, 256, shape, np.uint8)
+
+
+def photograph(height, width, channels):
+    """Shades that change slowly, and noise on them."""
+    y, x = np.ogrid[:height, :width, :1][:2]
+    shades = 128 + 60 * np.sin(x / 40 + np.arange(channels)) + 50 * np.cos(y / 25)
+    return (shades + RANDOM.normal(0, 3, (height, width, channels))).astype(np.uint8)
+
+
+def drawing(height, width, channels):
+    """Disks of many colours on white."""
+    picture = np.full((height, width, channels), 255, np.uint8)
+    y, x = np.ogrid[:height, :width]
+    for _ in range(300):
+        radius, top, left = RANDOM.integers(2, 30), RANDOM.integers(height), RANDOM.integers(width)
+        picture[(y - top) ** 2 + (x - left) ** 2 < radius**2] = noise(channels)
+    return picture
+
+
+def as_pillow_reads(data):
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        picture.verify()
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
+
+
+def size_from_pillow(picture):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
+    return len(buffer.getvalue())
+
+
+@settings(deadline=None, max_examples=150)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 3, 4]))))
+def test_any_small_picture_comes_back_to_the_pixel(picture):
+    data = encode_png(picture)
+    assert np.array_equal(decode_png(data), picture)
+    assert np.array_equal(as_pillow_reads(data).reshape(picture.shape), picture)
+
+
+@pytest.mark.parametrize("channels", MODES)
+@pytest.mark.parametrize("make", [noise, photograph, drawing], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (33, 65), (900, 1300)], ids=str)
+def test_every_content_size_and_number_of_channels_comes_back_to_the_pixel(make, size, channels):
+    picture = make(*size, channels)
+    data = encode_png(picture)
+    assert np.array_equal(as_pillow_reads(data).reshape(picture.shape), picture)
+    assert np.array_equal(decode_png(data), picture)
+
+
+def chunks(data):
+    """The chunks of a PNG file in order, their checksums verified."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    found, offset = [], 8
+    while offset < len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        body = data[offset + 8 : offset + 8 + length]
+        assert struct.unpack_from(">I", data, offset + 8 + length)[0] == zlib.crc32(kind + body)
+        found.append((kind, body))
+        offset += 12 + length
+    return found
+
+
+def unfiltered(data, height, step):
+    """The bytes of each row, by the letter of the PNG specification, section 9."""
+    lines = np.frombuffer(data, np.uint8).reshape(height, -1).astype(int)
+    rows = [[0] * (lines.shape[1] - 1)]
+    for kind, *line in lines.tolist():
+        row, above = [], rows[-1]
+        for position, rest in enumerate(line):
+            left, corner = (row[position - step], above[position - step]) if position >= step else (0, 0)
+            up = above[position]
+            near = min((left, up, corner), key=lambda value: abs(left + up - corner - value))
+            row.append((rest + (0, left, up, (left + up) // 2, near)[kind]) % 256)
+        rows.append(row)
+    return np.array(rows[1:], np.uint8)
+
+
+@pytest.mark.parametrize("channels", MODES)
+@pytest.mark.parametrize("make", [noise, photograph, drawing], ids=lambda make: make.__name__)
+def test_a_file_keeps_to_the_specification(make, channels):
+    picture = make(50, 64, channels)
+    (first, header), *others, (last, rest) = chunks(encode_png(picture))
+    assert (first, last, rest) == (b"IHDR", b"IEND", b"")
+    width, height, depth, color_type, *methods = struct.unpack(">IIBBBBB", header)
+    assert (width, height, depth, methods) == (64, 50, 8, [0, 0, 0])
+    data = zlib.decompress(dict(others)[b"IDAT"])
+    if color_type == 3:
+        palette = np.frombuffer(dict(others)[b"PLTE"], np.uint8).reshape(-1, 3)
+        assert channels == 3 and np.array_equal(palette[unfiltered(data, 50, 1)], picture)
+    else:
+        assert color_type == {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+        assert np.array_equal(unfiltered(data, 50, channels).reshape(picture.shape), picture)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("make", [noise, photograph, drawing], ids=lambda make: make.__name__)
+def test_a_file_is_about_as_small_as_that_of_a_general_encoder(make, channels):
+    picture = make(256, 320, channels)
+    assert len(encode_png(picture)) < 1.1 * size_from_pillow(picture)
+
+
+def test_a_picture_of_few_colors_is_stored_as_indices():
+    levels = (photograph(200, 200, 1)[:, :, 0] // 4).astype(np.uint8)
+    colors = noise(64, 3)
+    data = encode_png(colors[levels])
+    with PIL.Image.open(io.BytesIO(data)) as picture:
+        assert picture.mode == "P"
+    assert np.array_equal(decode_png(data), colors[levels])
+    assert len(data) < 0.8 * size_from_pillow(colors[levels])
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 256, 257])
+def test_a_palette_holds_each_color_once_from_dark_to_bright(count):
+    numbers = np.arange(count) * 65_521 % (1 << 24)
+    colors = np.stack([numbers >> 16, numbers >> 8 & 255, numbers & 255], axis=-1).astype(np.uint8)
+    pixels = colors[RANDOM.permutation(np.arange(60 * 50) % count).reshape(60, 50)]
+    found = with_palette(pixels)
+    if count > 256:
+        assert found is None
+        return
+    palette, index = found
+    assert np.array_equal(palette[index], pixels) and len(np.unique(palette, axis=0)) == len(palette) == count
+    assert (np.diff(palette @ np.array([299, 587, 114])) >= 0).all()
+
+
+def test_other_forms_of_files_are_read():
+    picture = PIL.Image.fromarray(noise(5, 6, 3)).convert("P")
+    for extra, channels in (({}, 3), ({"transparency": 0}, 4)):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", **extra)
+        assert decode_png(buffer.getvalue()).shape == (5, 6, channels)
