@@ -1,68 +1,35 @@
-"""A run: a directory, and the rules that TensorBoard wants kept in it.
-
-One tag belongs to one kind of value, and a tag's steps go up: TensorBoard loses data, without a word, where they do not.
-A second kind under a tag is refused at the call; a step that does not go up is warned of, once a tag.
-"""
+"""A run: a directory, what its names may be, and who writes to it."""
 
 from __future__ import annotations
 
 import math
-import operator
 import os
-import socket
-import threading
 import time
-import warnings
 import weakref
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
+from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError
 from torchboard.eventfile.names import MARK
+from torchboard.log_dir import SCHEME, check_log_dir, default_log_dir, place
 from torchboard.sink.asynchronous import AsyncSink
+from torchboard.sink.branch import Branch
 from torchboard.sink.event_file import EventFileSink
+from torchboard.sink.forks import Lock
+from torchboard.sink.lane import Lane
+from torchboard.sink.remote import RemoteSink, close_in_time
+from torchboard.tags import Curve, TagBook
 from torchboard.values import Event, Pending, Value
+from torchboard.values.rows import Row
 
 if TYPE_CHECKING:
     from torchboard.sink.protocol import Sink
 
-_MAX_STEP = 2**63 - 1
+MAX_STEP = 2**63 - 1
 _MAX_NAME_BYTES = 255
-
-
-class TagBook:
-    """What each tag of one run holds, how far its steps have come, and which embeddings the run lists, by name."""
-
-    def __init__(self) -> None:
-        self.embeddings: dict[str, Any] = {}
-        self._tags: dict[str, list] = {}  # tag -> [plugin, last step, whether it was warned of]
-
-    def admit(self, tag: str, plugin: str, step: int) -> None:
-        """Notes one more value of a tag.
-
-        Raises:
-            TagError: the tag is not a text, is empty, or already holds another kind of value.
-        """
-        entry = self._tags.get(tag) if isinstance(tag, str) else None
-        if entry is None:
-            check_tag(tag)
-            self._tags[tag] = [plugin, step, False]
-            return
-        if entry[0] != plugin:
-            raise TagError(
-                f"tag {tag!r} with a value for {plugin}",
-                f"the tag already holds {entry[0]} in this run, and TensorBoard shows neither where two kinds share a tag",
-                f"use another tag, such as {plugin + '/' + tag!r}",
-            )
-        if step <= entry[1] and not entry[2]:
-            entry[2] = True
-            warnings.warn(
-                f"tag {tag!r} went from step {entry[1]} to {step}: TensorBoard's default loader shows only the last pass over "
-                "a step; give every value a step of its own that goes up (global_step)",
-                TorchboardWarning,
-                stacklevel=4,
-            )
-        entry[1] = step
+_NO_LANE = Lane(deque())
 
 
 class Run:
@@ -88,6 +55,16 @@ class Run:
     def log_dir(self) -> str | None:
         """The root directory, or None for a sink that has none."""
         return self._live.log_dir
+
+    @property
+    def lane(self) -> Lane:
+        """The short way for points into the sink's queue; one that is always closed where the sink has none."""
+        return getattr(self.sink, "lane", _NO_LANE)
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """The scalar tags that points may be logged under, for all who write to the run."""
+        return self._live.book(self.name).curves
 
     @property
     def embeddings(self) -> dict[str, Any]:
@@ -130,6 +107,21 @@ class Run:
                 book.admit(tag, plugin, step)
         self.sink.write(Event(step, wall_time, tuple(pairs), self.name, tuple(pending), droppable))
 
+    def write_row(
+        self, step: int, tags: tuple[str, ...], numbers: Sequence[float], wall_time: float | None = None
+    ) -> None:
+        """Writes plain scalars at a step, in one event; it costs less than ``write``.
+
+        Raises:
+            TagError, InvalidValueError, ClosedError: as ``write``.
+        """
+        self._check_open()
+        step = check_step(step)
+        wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
+        self._live.book(self.name).admit_row(tags, step)
+        if tags:
+            self.sink.write(Row(step, wall_time, self.name, tags, tuple(numbers)))
+
     def put(self, path: str, data: bytes) -> None:
         """Writes a file below the run's directory, whole or not at all, in order with the values.
 
@@ -151,6 +143,11 @@ class Run:
             self._closed = True
             self._live.release()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.log_dir is None:
+            return Run, (self.sink, self.name)
+        return _travelled, (self.log_dir, self.name, *self._live.options)
+
     def _check_open(self) -> None:
         if self._closed or self._live.closed:
             raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
@@ -162,6 +159,8 @@ class _Live:
 
     sink: Sink
     log_dir: str | None = None
+    options: tuple[str, str] = ("", "warn")
+    """The suffix of its event files and what a failing file system does."""
     books: dict[str, TagBook] = field(default_factory=dict)
     users: int = 1
     exclusive: bool = False
@@ -172,77 +171,104 @@ class _Live:
         if name not in self.books:
             new = TagBook()
             if self.log_dir is not None:
-                new = _books.setdefault(os.path.realpath(os.path.join(self.log_dir, name)), new)
+                new = _books.setdefault(place(os.path.join(self.log_dir, name)), new)
             self.books[name] = new
         return self.books[name]
 
     def release(self) -> None:
         with _live_lock:
             self.users -= 1
-            if self.users > 0 or self.closed:
-                return
-            self.closed = True
-            self.books.clear()
-            if self.log_dir is not None:
-                _live.pop(os.path.realpath(self.log_dir), None)
-        self.sink.close()
+            last = self.users <= 0 and not self.closed
+            if last:
+                self.closed = True
+                self.books.clear()
+                if self.log_dir is not None:
+                    _live.pop(place(self.log_dir), None)
+        if last:
+            self.sink.close()
+        elif not self.closed:
+            self.sink.flush()
 
 
 _books: weakref.WeakValueDictionary[str, TagBook] = weakref.WeakValueDictionary()
 _live: dict[str, _Live] = {}
-_live_lock = threading.Lock()
+_live_lock = Lock()
 
 
 def open_run(
     log_dir: str | os.PathLike[str] | None = None,
     name: str = "",
     *,
-    comment: str = "",
     purge_step: int | None = None,
     suffix: str = "",
     exclusive: bool = False,
+    on_error: str = "warn",
 ) -> Run:
     """The run ``name`` of a log directory, made if it does not exist, behind an asynchronous event file sink.
 
     Writers of one process that open one directory share one sink, and so one file a run.
 
     Args:
-        log_dir: the directory; None makes one below ``runs/`` named after the time and this machine.
+        log_dir: the directory, or the URL of one (``s3://bucket/runs/x``); None makes one below ``runs/`` named after
+            the time and this machine.
         name: the run, as a path below the directory; empty for the directory itself.
-        comment: appended to the name that None makes.
         purge_step: where the run starts again, when the directory already holds some of it.
         suffix: appended to the names of event files.
         exclusive: refuse a directory that another exclusive user of this process has open.
+        on_error: what a failing file system does, as for ``AsyncSink``.
 
     Raises:
-        InvalidValueError: ``log_dir`` is not a path.
+        InvalidValueError: ``log_dir`` is not a path, or ``on_error`` not a policy, or not that of who has it open.
         RunError: the directory cannot be made or written to, or TensorBoard could not read it.
         RunInUseError: another process, or another exclusive user, is writing there.
     """
-    path = check_log_dir(default_log_dir(comment) if log_dir is None else log_dir)
-    key = os.path.realpath(path)
+    path = check_log_dir(default_log_dir() if log_dir is None else log_dir)
+    key = place(path)
     with _live_lock:
         live = _live.get(key)
         if live is None:
-            sink = EventFileSink(path, purge_step, suffix)
+            sink = (RemoteSink if SCHEME in path else EventFileSink)(path, purge_step, suffix)
             _open_now(sink, name)
-            live = _live[key] = _Live(AsyncSink(sink), path, users=0)
+            live = _live[key] = _Live(AsyncSink(sink, on_error=on_error), path, (suffix, on_error), users=0)
+            if isinstance(sink, RemoteSink):
+                close_in_time(live.sink)
         elif exclusive and live.exclusive:
             raise RunInUseError(
                 f"log directory {path!r}",
                 "another monitor of this process is writing in it, and one would hide the other's curves",
                 "close that monitor first, or give this one a directory of its own",
             )
+        elif on_error not in ("warn", live.options[1]):
+            raise InvalidValueError(
+                f"on_error={on_error!r}",
+                "a writer of this process has the directory open with another policy",
+                "give both the same",
+            )
         live.users += 1
         live.exclusive |= exclusive
     return Run(live.sink, name, live)
 
 
-def _open_now(sink: EventFileSink, name: str) -> None:
+def _travelled(log_dir: str, name: str, suffix: str, on_error: str) -> Run:
+    """A run that was pickled: itself, in the process that it comes from; in another one a run of that process's own.
+
+    That is ``<name>/spawn-<pid>``, made when something is written to it.
+    """
+    with _live_lock:
+        live = _live.get(place(log_dir))
+        if live is None:
+            files = (RemoteSink if SCHEME in log_dir else EventFileSink)(log_dir, None, suffix)
+            sink = AsyncSink(Branch(files, f"spawn-{os.getpid()}"), on_error=on_error)
+            live = _live[place(log_dir)] = _Live(sink, log_dir, (suffix, on_error), users=0)
+        live.users += 1
+    return Run(live.sink, name, live)
+
+
+def _open_now(sink: EventFileSink | RemoteSink, name: str) -> None:
     """Opens the file of a run, so that a directory that cannot be used shows at the call."""
     try:
         sink.open(name)
-    except RunInUseError:
+    except RunError:
         raise
     except OSError as error:
         raise RunError(
@@ -250,37 +276,6 @@ def _open_now(sink: EventFileSink, name: str) -> None:
             f"no file can be made in it ({error})",
             "give a path with room that you may write to",
         ) from error
-
-
-def default_log_dir(comment: str = "") -> str:
-    """``runs/<month><day>_<time>_<host><comment>``, as ``torch.utils.tensorboard`` names it."""
-    return os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
-
-
-def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
-    """``log_dir`` as a directory that exists and can be written to."""
-    if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
-        raise InvalidValueError(
-            f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'"
-        )
-    path = os.path.abspath(os.path.expanduser(os.fspath(log_dir)))
-    if "://" in os.fspath(log_dir):
-        raise InvalidValueError(
-            f"log_dir={log_dir!r}", "only local directories are written", "give a local path and copy it after"
-        )
-    if MARK in os.path.basename(path):
-        raise RunError(
-            f"log_dir={log_dir!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
-        )
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"log_dir={log_dir!r}", f"the directory cannot be made ({error})", "give a path that is free and writable"
-        ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise RunError(f"log_dir={log_dir!r}", "the directory is not writable", "give a path that you may write to")
-    return path
 
 
 def check_run_name(name: str, what: str = "run name") -> None:
@@ -307,34 +302,26 @@ def check_step(step: object) -> int:
         InvalidValueError: it is not a whole number, or does not fit 64 bits.
     """
     try:
-        number = operator.index(step)  # type: ignore[arg-type]
-    except (TypeError, RuntimeError, ValueError):
-        raise InvalidValueError(f"step {step!r}", "a step is a whole number", "give global_step an int") from None
-    if not -_MAX_STEP - 1 <= number <= _MAX_STEP:
+        number = int(step)  # type: ignore[call-overload]
+        whole = bool(number == step)
+    except (TypeError, RuntimeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise InvalidValueError(f"step {step!r}", "a step is a whole number", "give global_step an int")
+    if not -MAX_STEP - 1 <= number <= MAX_STEP:
         raise InvalidValueError(f"step {number}", "it does not fit 64 bits", "count steps from 0")
     return number
 
 
 def _check_wall_time(wall_time: float) -> float:
-    number = float(wall_time)
+    try:
+        number = math.nan if isinstance(wall_time, str) else float(wall_time)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if not math.isfinite(number):
         raise InvalidValueError(
-            f"walltime {wall_time!r}", "TensorBoard stops reading a file at a time that is not finite", "leave it out"
+            f"walltime {wall_time!r}",
+            "it is no finite number of seconds, and TensorBoard stops reading a file at a time that is none",
+            "leave it out",
         )
     return number
-
-
-def check_tag(tag: object) -> None:
-    """Refuses what is no tag.
-
-    Raises:
-        TagError: it is not a text, is empty, or is not valid Unicode.
-    """
-    if not isinstance(tag, str) or not tag:
-        raise TagError(f"tag {tag!r}", "a tag is a text with at least one letter", "give a name such as 'loss/train'")
-    try:
-        tag.encode()
-    except UnicodeEncodeError:
-        raise TagError(
-            f"tag {tag!r}", "it holds half of a surrogate pair, which no file can", "use valid Unicode"
-        ) from None

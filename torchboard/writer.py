@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchboard.arrays import draw_figure, to_array
+from torchboard.arrays import copied, draw_boxes, draw_figure, resized, to_array
 from torchboard.dashboards import DashboardMethods
 from torchboard.errors import InvalidValueError
-from torchboard.run import Run, check_step, check_tag, open_run
-from torchboard.values import Image, Scalar, Text
-from torchboard.values.image import to_pixels
+from torchboard.file_writer import PeerAttributes
+from torchboard.log_dir import default_log_dir
+from torchboard.run import Run, open_run
+from torchboard.scalars import ScalarMethods
+from torchboard.tags import check_tag
+from torchboard.values import Image
+from torchboard.values.deferred import Arrived, Deferred
+from torchboard.values.graph import RUN_GRAPH_TAG
+from torchboard.values.image import check_picture, over_white, to_pixels
+from torchboard.values.text import TEXT_SUFFIX, to_text
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
 
-class SummaryWriter(DashboardMethods):
+class SummaryWriter(ScalarMethods, DashboardMethods, PeerAttributes):
     """Writes all kinds of values to one run.
 
     Arguments are checked and copied at the call; encoding and files are the work of the sink's thread. Every method takes
@@ -38,6 +45,11 @@ class SummaryWriter(DashboardMethods):
         purge_step: where the run starts again, when the directory already holds some of it.
         max_queue, flush_secs: taken for compatibility; every event is on its way to the file within 20 ms.
         filename_suffix: appended to the event file's name.
+        on_error: what a full disk or a failing file system does: ``"warn"`` warns once, and training goes on while
+            writing is tried again; ``"raise"`` raises ``SinkError`` at the next call.
+
+    A forked process, and one that the writer was pickled to, writes to a run of its own below this one:
+    ``fork-<pid>``, ``spawn-<pid>``.
 
     Raises:
         RunError: the directory cannot be used.
@@ -52,84 +64,59 @@ class SummaryWriter(DashboardMethods):
         max_queue: int = 10,
         flush_secs: int = 120,
         filename_suffix: str = "",
+        *,
+        on_error: str = "warn",
     ) -> None:
-        self._run = open_run(log_dir, comment=comment, purge_step=purge_step, suffix=filename_suffix)
-        self._step: Callable[[], int] = lambda: 0
-        self._owned = True
-        self._trials: dict[str, str] = {}
+        self.max_queue, self.flush_secs, self.filename_suffix = max_queue, flush_secs, filename_suffix
+        self._on_error = on_error
+        place = default_log_dir(comment) if log_dir is None else log_dir
+        run = open_run(place, purge_step=purge_step, suffix=filename_suffix, on_error=on_error)
+        self._attach(run, int, owned=True)
 
     @classmethod
     def on_run(cls, run: Run, step: Callable[[], int]) -> SummaryWriter:
         """A writer on a run that somebody else opened and will close; ``step`` gives the step where a call names none."""
         writer = cls.__new__(cls)
-        writer._run, writer._step, writer._owned, writer._trials = run, step, False, {}
+        writer._attach(run, step, owned=False)
         return writer
 
-    def add_scalar(
-        self,
-        tag: str,
-        scalar_value: float | torch.Tensor | np.ndarray,
-        global_step: int | None = None,
-        walltime: float | None = None,
-        new_style: bool = False,
-        double_precision: bool = False,
-    ) -> None:
-        """One number: a Python or NumPy number, or a tensor or array with one element, on any device, without a sync.
+    def _attach(self, run: Run, step: Callable[[], int], owned: bool) -> None:
+        self._opened, self._step, self._owned, self._closed = run, step, owned, False
+        self._trials: dict[str, str] = {}
+        self._take_lane()
 
-        TensorBoard's default loader shows float32 only, so ``new_style`` and ``double_precision`` change nothing.
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the way into this process's queue; the step that the owner is at now is the copy's."""
+        own = ("_lane", "_number", "_curves", "_charts")
+        state = {name: value for name, value in self.__dict__.items() if name not in own}
+        return {**state, "_step": partial(int, self._step())}
 
-        Raises:
-            InvalidValueError: it is not one real number.
-        """
-        if type(scalar_value) is float:
-            self._write(global_step, walltime, ((tag, Scalar(scalar_value)),))
-            return
-        from torchboard.capture.metrics import check_metric, scalars
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._take_lane()
 
-        pairs, pending = scalars({tag: check_metric(tag, scalar_value)})
-        self._write(global_step, walltime, pairs, pending=pending)
-
-    def add_scalars(
-        self,
-        main_tag: str,
-        tag_scalar_dict: Mapping[str, float | torch.Tensor | np.ndarray],
-        global_step: int | None = None,
-        walltime: float | None = None,
-    ) -> None:
-        """Numbers that share a chart: each is the curve ``main_tag`` of a run of its own, ``<main_tag>_<key>``.
-
-        A slash in ``main_tag`` is an underscore in the run's name. The runs are written by the sink of this one.
-
-        Raises:
-            InvalidValueError: one of them is not one real number; nothing is written then.
-            TagError: a key would leave the directory.
-        """
-        from torchboard.capture.metrics import check_metric, scalars
-
-        if not isinstance(tag_scalar_dict, Mapping):
-            came = f"scalars {main_tag!r} = {type(tag_scalar_dict).__name__}"
-            raise InvalidValueError(came, "they are a dict of numbers", "give {'train': 0.5, 'test': 0.7}, say")
-        numbers = {key: check_metric(f"{main_tag}/{key}", value) for key, value in tag_scalar_dict.items()}
-        runs = [self._run.sub(f"{main_tag}".replace("/", "_") + f"_{key}") for key in numbers]
-        step = self._step() if global_step is None else global_step
-        now = time.time() if walltime is None else walltime
-        for run, number in zip(runs, numbers.values()):
-            pairs, pending = scalars({main_tag: number})
-            run.write(step, pairs, wall_time=now, pending=pending)
+    @property
+    def _run(self) -> Run:
+        """The run; opened again, in a new file, where the writer was closed before."""
+        if self._closed:
+            again = {"purge_step": self.purge_step, "suffix": self.filename_suffix, "on_error": self._on_error}
+            run = open_run(self._opened.log_dir, **again)
+            self.purge_step = None
+            self._attach(run, self._step, self._owned)
+        return self._opened
 
     def add_text(
-        self, tag: str, text_string: str, global_step: int | None = None, walltime: float | None = None
+        self, tag: str, text_string: str | Sequence[Any], global_step: int | None = None, walltime: float | None = None
     ) -> None:
-        """One block of Markdown.
+        """One block of Markdown; or a table of them, from nested lists or an array of texts: a list is a column.
+
+        It has the tag ``<tag>/text_summary``, as the peer's has.
 
         Raises:
-            InvalidValueError: it is not a text.
+            InvalidValueError: there is something else than texts, or nothing, or rows differ in length.
         """
-        if not isinstance(text_string, str):
-            raise InvalidValueError(
-                f"text {tag!r} = {type(text_string).__name__}", "a text is a str", "give str(…) of it"
-            )
-        self._write(global_step, walltime, ((tag, Text(text_string)),))
+        check_tag(tag)
+        self._write(global_step, walltime, ((f"{tag}/{TEXT_SUFFIX}", to_text(tag, text_string)),))
 
     def add_image(
         self,
@@ -141,10 +128,12 @@ class SummaryWriter(DashboardMethods):
     ) -> None:
         """One picture: floats in 0..1, integers in 0..255 of any width, booleans as black and white.
 
+        The caller waits for a copy of the array, and on CUDA not even for that.
+
         Raises:
             InvalidValueError: the layout or the number of channels makes no picture.
         """
-        self._write_image(tag, to_pixels(to_array(img_tensor), dataformats), global_step, walltime)
+        self._write_copy(tag, img_tensor, dataformats, global_step, walltime)
 
     def add_images(
         self,
@@ -154,12 +143,43 @@ class SummaryWriter(DashboardMethods):
         walltime: float | None = None,
         dataformats: str = "NCHW",
     ) -> None:
-        """Several pictures of one size under one tag, which TensorBoard pages; dtypes as in ``add_image``.
+        """Several pictures of one size under one tag, which TensorBoard pages; dtypes and costs as in ``add_image``.
 
         Raises:
             InvalidValueError: the layout or the number of channels makes no picture.
         """
-        self._write_image(tag, to_pixels(to_array(img_tensor), dataformats), global_step, walltime)
+        self._write_copy(tag, img_tensor, dataformats, global_step, walltime)
+
+    def add_image_with_boxes(
+        self,
+        tag: str,
+        img_tensor: torch.Tensor | np.ndarray,
+        box_tensor: torch.Tensor | np.ndarray | None,
+        global_step: int | None = None,
+        walltime: float | None = None,
+        rescale: float = 1,
+        dataformats: str = "CHW",
+        labels: list[str] | None = None,
+        masks: torch.Tensor | np.ndarray | None = None,
+    ) -> None:
+        """One picture with boxes in red, drawn at the call by torchvision; dtypes as in ``add_image``.
+
+        Args:
+            box_tensor: [N, 4], left, top, right and bottom of each in pixels; None for none.
+            rescale: the picture is drawn on, then made this many times as wide and high.
+            labels: one a box.
+            masks: booleans [N, height, width], true where something is: drawn half transparent, each in a colour.
+
+        Raises:
+            InvalidValueError: it is not one picture, or a box, label or mask does not fit it.
+            TorchboardError: torchvision is broken.
+        """
+        pixels = to_pixels(to_array(img_tensor), dataformats)
+        if len(pixels) != 1:
+            wrong = "boxes are drawn on one"
+            raise InvalidValueError(f"{len(pixels)} pictures for {tag!r}", wrong, "log each under a tag of its own")
+        picture = draw_boxes(Image(pixels).pixels[0], box_tensor, labels, masks)
+        self._write_image(tag, resized(picture, rescale)[None], global_step, walltime)
 
     def add_figure(
         self,
@@ -184,7 +204,8 @@ class SummaryWriter(DashboardMethods):
             raise InvalidValueError(
                 f"figures of {sizes or 'no'} pixels", "one tag holds pictures of one size", "log each under a tag"
             )
-        self._write_image(tag, np.stack(pictures), global_step, walltime)
+        drawn = Deferred(tag, Image, Arrived(np.stack(pictures)), lambda rgba: Image(over_white(rgba)))
+        self._write_later(drawn, global_step, walltime)
         if close and "matplotlib.pyplot" in sys.modules:
             for item in figures:
                 sys.modules["matplotlib.pyplot"].close(item)
@@ -208,6 +229,7 @@ class SummaryWriter(DashboardMethods):
         """
         from torchboard.capture.sketches import snapshot_of
 
+        check_tag(tag)
         self._write(global_step, walltime, pending=(snapshot_of(tag, values),), droppable=True)
 
     def add_graph(
@@ -225,103 +247,48 @@ class SummaryWriter(DashboardMethods):
 
         self._write(0, None, pending=(graph_of(model, input_to_model),))
 
-    def add_hparams(
-        self,
-        hparam_dict: dict[str, bool | float | str],
-        metric_dict: dict[str, float | torch.Tensor],
-        hparam_domain_discrete: dict[str, list[Any]] | None = None,
-        run_name: str | None = None,
-        global_step: int | None = None,
-    ) -> None:
-        """One finished trial: a row of the HParams dashboard, with these metrics, in a run below this one.
-
-        A second call with the same ``run_name`` and hyperparameters adds a point to the metrics.
-
-        Args:
-            hparam_dict: name -> boolean, number or text.
-            metric_dict: tag -> number; the tags of all trials are the table's columns.
-            hparam_domain_discrete: name -> all values that it can take; the table then shows the columns of this trial only.
-            run_name: the run's name below this one; by default the time.
-            global_step: the step of the metrics, of 31 bits.
+    def add_onnx_graph(self, prototxt: str | os.PathLike[str]) -> None:
+        """The graph of an ONNX file, nested by the modules that the exporter noted; weights are not loaded.
 
         Raises:
-            InvalidValueError: a value is of another type or outside its domain; or the run holds another trial.
-            TagError: the name would leave the directory. Nothing is written then, as in the other cases.
+            TorchboardError: the package ``onnx`` is not installed.
+            InvalidValueError: there is no such file, or it is no ONNX model.
         """
-        from torchboard.capture.metrics import check_metric, scalars
-        from torchboard.hparams.trials import finished_trial, plain_hparams, trial_id_of
+        from torchboard.graph.onnx_model import onnx_graph
 
-        hparams = plain_hparams(hparam_dict)
-        trial = finished_trial(hparams, metric_dict, hparam_domain_discrete)
-        pairs, pending = scalars({tag: check_metric(tag, value) for tag, value in metric_dict.items()})
-        step = check_step(self._step() if global_step is None else global_step)
-        name = run_name or str(time.time())
-        run, identity = self._run.sub(name), trial_id_of(None, hparams)
-        if step >= 2**31:
-            raise InvalidValueError(
-                f"step {step} of a trial", "the HParams dashboard takes steps of 31 bits", "give a lower global_step"
-            )
-        if self._trials.get(name, identity) != identity:
-            raise InvalidValueError(
-                f"a second trial in run {name!r}",
-                "TensorBoard keeps to the first hyperparameters of a run",
-                "give every trial a run_name of its own, or none",
-            )
-        run.write(step, pairs if name in self._trials else trial + pairs, pending=pending)
-        self._trials[name] = identity
-
-    def add_embedding(
-        self,
-        mat: torch.Tensor | np.ndarray,
-        metadata: Sequence[Any] | np.ndarray | torch.Tensor | None = None,
-        label_img: torch.Tensor | np.ndarray | None = None,
-        global_step: int | None = None,
-        tag: str = "default",
-        metadata_header: Sequence[str] | None = None,
-    ) -> None:
-        """Points for the Embedding Projector, as files in ``<step>/<tag>`` below the run; about 0.3 µs a number at the call.
-
-        Args:
-            mat: [N, D], finite; shown as float32.
-            metadata: N labels, or N lists of labels with a ``metadata_header``.
-            label_img: [N, C, H, W], a small picture of each; dtypes as in ``add_image``.
-
-        Raises:
-            InvalidValueError: there is no point, a number is not finite, or a length or shape does not fit.
-        """
-        from torchboard.values.projector import CONFIG, Embedding, config, to_labels, to_points
-
-        check_tag(tag)
-        step = check_step(self._step() if global_step is None else global_step)
-        rows = to_array(metadata) if hasattr(metadata, "shape") else metadata
-        labels, header = (None, ()) if rows is None else to_labels(rows, metadata_header)
-        pictures = None if label_img is None else to_pixels(to_array(label_img), "NCHW")
-        embedding = Embedding(tag, step, to_points(tag, to_array(mat)), labels, header, pictures)
-        for path, data in embedding.files():
-            self._run.put(path, data)
-        self._run.embeddings[embedding.name] = embedding.entry()
-        self._run.put(CONFIG, config(self._run.embeddings.values()))
+        self._write(0, None, ((RUN_GRAPH_TAG, onnx_graph(prototxt)),))
 
     def get_logdir(self) -> str | None:
         """The directory that the run is written to."""
-        root = self._run.log_dir
-        return os.path.join(root, self._run.name) if root and self._run.name else root
+        root, name = self._opened.log_dir, self._opened.name
+        return os.path.join(root, name) if root and name else root
 
     def flush(self) -> None:
         """Returns when everything written before is on disk."""
-        self._run.flush()
+        if not self._closed:
+            self._opened.flush()
 
     def close(self) -> None:
-        """Flushes and lets go of the directory; a second call does nothing."""
-        if self._owned:
-            self._owned = False
-            self._run.close()
+        """Flushes and lets go of the directory; a second call does nothing.
+
+        A writer that is written to after that opens its directory again, as the peer's does.
+        """
+        if self._owned and not self._closed:
+            self._closed = True
+            self._leave_lane()
+            self._opened.close()
 
     def __enter__(self) -> SummaryWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _write_copy(self, tag: str, pictures: Any, layout: str, step: int | None, walltime: float | None) -> None:
+        copy = copied(pictures)
+        check_picture(copy.shape, copy.dtype, layout)
+        image = Deferred(tag, Image, copy.arrival, lambda array: Image(to_pixels(array, layout)))
+        self._write_later(image, step, walltime)
 
     def _write_image(self, tag: str, pixels: np.ndarray, step: int | None, walltime: float | None) -> None:
         self._write(step, walltime, ((tag, Image(pixels)),), droppable=True)

@@ -3,48 +3,52 @@
 *Order*: events reach the wrapped sink as they were written. *Flush*: when it returns, everything written before it has
 reached the wrapped sink and was flushed there. *Errors*: a fault behind the queue is raised by the next call, once, with
 its cause; a full disk and its like are, by default, warned of once, retried, and training goes on.
+
+Scalars have a **lane** of their own into the same queue, in which a call costs an append: it is open only while there is
+nothing to check, and whoever finds it closed goes through ``write``. The thread looks at the queue every 20 ms
+rather than being woken by every event, which would cost the caller ten times the append.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from itertools import groupby
+
+import numpy as np
 
 from torchboard.errors import ClosedError, InvalidValueError, SinkError, TorchboardWarning
+from torchboard.sink import signals
+from torchboard.sink.branch import Branch
+from torchboard.sink.endings import at_end
+from torchboard.sink.forks import inherit
+from torchboard.sink.items import File, Flush
+from torchboard.sink.lane import LIMIT, Lane
 from torchboard.sink.protocol import Sink
-from torchboard.values import Event
+from torchboard.values import Event, Scalar
+from torchboard.values.points import NAMES, POINT, events_of
+from torchboard.values.rows import Row
 
 _TICK = 0.02
-"""Seconds between looks at the queue while it is busy: waking a thread for every event would cost the caller more."""
+"""Seconds between looks at the queue while it is busy."""
 _IDLE_TICKS = 10
-"""Empty looks after which the thread sleeps until it is woken."""
+"""Empty looks after which the thread sleeps until it is woken, or for ``_NAP`` seconds."""
+_NAP = 1.0
+_BATCH = LIMIT
+"""How many items the thread takes at a time; a caller who is that far ahead gives way to it."""
+_GIVE_WAY = 0.0005
+"""Seconds. Two threads that both want the interpreter all the time get little done; one after the other, much."""
+_POINTS = 1 << 12
+"""How many points are encoded together: a quarter of a megabyte, which stays in the cache."""
+DROPPED_TAG = "monitor/dropped"
+"""The scalar that says, where writing works again, how many events were lost so far."""
 _RETRY = (0.05, 5.0)
 """First and longest pause, in seconds, between tries to write where writing fails."""
-
-
-class _Flush(threading.Event):
-    """A place in the queue, set when the thread has passed it."""
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file in the queue; it is never dropped for want of room while the wrapped sink can write."""
-
-    run: str
-    path: str
-    data: bytes
-
-    droppable: ClassVar[bool] = False
-
-    @property
-    def nbytes(self) -> int:
-        return 200 + len(self.data)
 
 
 class AsyncSink:
@@ -52,61 +56,96 @@ class AsyncSink:
 
     A write costs the caller a lock and an append. The queue is bounded by bytes: when it is full, droppable events
     (pictures, snapshots) are dropped and counted, and others wait for room, or are dropped and counted too while the
-    wrapped sink cannot write at all.
+    wrapped sink cannot write at all. Where writing works again, the count is logged as ``monitor/dropped``.
+
+    A signal that ends the process has it flushed first. In a forked process it begins afresh, with an empty queue, and
+    writes to runs of that process's own, ``<run>/fork-<pid>``.
 
     Args:
-        sink: where events end up; only the thread touches it from now on.
-        max_bytes: how much may wait in the queue.
+        sink: where events end up; only the thread touches it from now on. One with a method ``write_points`` takes
+            the points of a run in batches; a method ``tick`` is called once a second at least.
+        max_bytes: how much may wait in the queue, beside the points in the lane.
         on_error: what a failing file system does: ``"warn"`` warns once, keeps what waits and tries again while training
             goes on; ``"raise"`` raises at the next call.
 
     Attributes:
         dropped: how many events were lost, since the start.
+        lane: the short way in, for points.
     """
 
     def __init__(self, sink: Sink, *, max_bytes: int = 256 << 20, on_error: str = "warn") -> None:
         if on_error not in ("warn", "raise"):
             raise InvalidValueError(f"on_error={on_error!r}", "there are two policies", "give 'warn' or 'raise'")
-        self.dropped = 0
-        self._sink = sink
         self._max_bytes = max_bytes
         self._raises = on_error == "raise"
-        self._queue: deque[Event | _File | _Flush] = deque()
-        self._queued_bytes = 0
+        self._queue: deque[bytes | Event | Row | File | Flush] = deque()
+        self.lane = Lane(self._queue)
+        self._closing = False
+        self._inherited = False
+        self._use(sink)
+        self._begin()
+        self._watch_endings()
+        inherit(self)
+
+    def _use(self, sink: Sink) -> None:
+        self._sink = sink
+        self._write_points = getattr(sink, "write_points", None) or self._write_events
+        self._tick = getattr(sink, "tick", None)
+
+    def _begin(self) -> None:
+        """With an empty queue and free locks; the thread starts with the first event."""
+        self.dropped = self._dropped_logged = 0
+        self._queue.clear()
+        self._queued_bytes = self._in_hand = 0
         self._room = threading.Condition()
         self._wake = threading.Event()
-        self._parked = False
-        self._stalled = False
-        self._closing = False
+        self._parked = self._stalled = False
         self._error: BaseException | None = None
-        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+
+    def in_child(self) -> None:
+        """In a forked process: what waits is the parent's to write."""
+        self._inherited = True
+        self.lane.close()
+        self._begin()
+
+    def _start(self) -> None:
+        if self._inherited:
+            self._inherited = False
+            if (afresh := getattr(self._sink, "afresh", None)) is not None:
+                self._use(Branch(afresh(), f"fork-{os.getpid()}"))
+        self._watch_endings()
         self._thread = threading.Thread(target=self._run, name="torchboard-sink", daemon=True)
         self._thread.start()
-        atexit.register(self._close_at_exit)
 
-    def write(self, event: Event) -> None:
+    def _watch_endings(self) -> None:
+        """Called when the sink is made, in the main thread, and again in the process that makes use of it."""
+        self._take_back: Callable[[], None] = at_end(self._close_at_exit)
+        signals.watch(self)
+
+    def write(self, event: Event | Row) -> None:
         """Queues an event.
 
         Raises:
             SinkError: something failed behind the queue since the last call.
-            ClosedError: the sink was closed, or was made in another process.
+            ClosedError: the sink was closed.
         """
         self._enqueue(event)
 
     def put(self, run: str, path: str, data: bytes) -> None:
-        """Queues a file, in order with the events.
+        """Queues a file, in order with the events; raises what ``write`` raises."""
+        self._enqueue(File(run, path, data))
 
-        Raises:
-            SinkError: something failed behind the queue since the last call.
-            ClosedError: the sink was closed, or was made in another process.
-        """
-        self._enqueue(_File(run, path, data))
-
-    def _enqueue(self, item: Event | _File) -> None:
+    def _enqueue(self, item: Event | Row | File) -> None:
         self._check()
+        if self._behind and not self._stalled:
+            self._wake.set()
+            time.sleep(_GIVE_WAY)
         nbytes = item.nbytes
         with self._room:
-            while self._queue and self._queued_bytes + nbytes > self._max_bytes:
+            if self._thread is None:
+                self._start()
+            while self._queued_bytes and self._queued_bytes + nbytes > self._max_bytes:
                 if item.droppable or self._stalled or not self._thread.is_alive():
                     self.dropped += 1
                     return
@@ -117,23 +156,39 @@ class AsyncSink:
         if self._parked:
             self._wake.set()
 
+    @property
+    def _behind(self) -> bool:
+        return len(self._queue) >= _BATCH or self._in_hand >= _BATCH
+
     def flush(self) -> None:
         """Waits until everything written before has reached the wrapped sink and was flushed there.
 
         Where writing fails and the policy is to warn, it does not wait for the file system to recover.
         """
         self._check()
-        self._wait_for_flush()
+        if self._thread is None:
+            return
+        marker = Flush()
+        with self._room:
+            self._queue.append(marker)
+        self._wake.set()
+        while not marker.wait(_TICK) and not self._stalled and self._thread.is_alive():
+            pass
         self._check()
 
     def close(self) -> None:
-        """Flushes, closes the wrapped sink and ends the thread. A second call, or one in a forked child, does nothing."""
-        if self._closing or os.getpid() != self._process:
+        """Flushes, closes the wrapped sink and ends the thread. A second call does nothing."""
+        if self._closing:
             return
         self._closing = True
-        atexit.unregister(self._close_at_exit)
-        self._wake.set()
-        self._thread.join()
+        self.lane.close()
+        self._take_back()
+        signals.unwatch(self)
+        if self._thread is not None:
+            self._wake.set()
+            self._thread.join()
+        elif not self._inherited:  # what is the parent's stays open
+            self._sink.close()
         if self.dropped:
             self._warn(f"{self.dropped} events could not be written and are lost")
         self._raise_error()
@@ -149,28 +204,13 @@ class AsyncSink:
         try:
             warnings.warn(message, TorchboardWarning, stacklevel=2)
         except TorchboardWarning as error:
-            self._error = self._error or error
-
-    def _wait_for_flush(self) -> None:
-        marker = _Flush()
-        with self._room:
-            self._queue.append(marker)
-        self._wake.set()
-        while not marker.wait(_TICK):
-            if self._stalled or not self._thread.is_alive():
-                return
+            self._fail(error)
 
     def _check(self) -> None:
         if self._error is not None:
             self._raise_error()
         if self._closing:
             raise ClosedError("a call on a closed sink", "its thread and files are gone", "write before close()")
-        if os.getpid() != self._process:
-            raise ClosedError(
-                f"a call in process {os.getpid()}",
-                f"the sink belongs to process {self._process}, and a forked process has no thread to write it",
-                "log from the process that made the writer, or make a new one with a log_dir of its own",
-            )
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
@@ -184,80 +224,126 @@ class AsyncSink:
     def _run(self) -> None:
         idle = 0
         while True:
-            item = self._take()
-            if item is not None:
-                idle = 0
-                self._deliver(item)
-            elif self._closing:
+            closing = self._closing  # looked at first: what is queued before it is set is still taken
+            items = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+            self._in_hand = len(items)
+            self._set_lane()
+            for kind, group in groupby(items, type):
+                if kind is bytes:
+                    self._deliver_points(np.frombuffer(b"".join(group), POINT))
+                else:
+                    for item in group:
+                        self._deliver(item)
+            self._in_hand = 0
+            if not items and closing:
                 break
-            else:
-                idle += 1
+            if self._tick:
+                self._attempt(self._tick)
+            idle = 0 if items else idle + 1
+            if len(self._queue) < _BATCH and not self._closing:
                 self._wait(idle)
         self._attempt(self._sink.flush)
         self._attempt(self._sink.close)
 
-    def _take(self) -> Event | _File | _Flush | None:
-        with self._room:
-            if not self._queue:
-                return None
-            item = self._queue.popleft()
-            if not isinstance(item, _Flush):
-                self._queued_bytes -= item.nbytes
-                self._room.notify_all()
-            return item
-
     def _wait(self, idle: int) -> None:
         """Until the next tick, or, after some idle ones, until somebody writes."""
         self._parked = idle > _IDLE_TICKS
-        if not (self._parked and self._queue):
-            self._wake.wait(None if self._parked else _TICK)
+        self._set_lane()
+        if not (self._parked and self._queue):  # who saw the lane open just now waits for the nap to end
+            self._wake.wait(_NAP if self._parked else _TICK)
         self._wake.clear()
         self._parked = False
+        self._set_lane()
 
-    def _deliver(self, item: Event | _File | _Flush) -> None:
-        if isinstance(item, _Flush):
+    def _set_lane(self) -> None:
+        shut = self._parked or self._stalled or self._closing or self._error is not None or self._in_hand >= _BATCH
+        if shut:
+            self.lane.close()
+        else:
+            self.lane.open()
+
+    def _deliver(self, item: Event | Row | File | Flush) -> None:
+        if isinstance(item, Flush):
             self._attempt(self._sink.flush)
             item.set()
             return
         try:
-            write = self._writing(item)
+            self._persist(self._writing(item))
+            if not isinstance(item, File):
+                self._log_dropped(item.run, item.step)
         except Exception as error:  # a device that failed, say: this event is lost, the next ones are not
-            self._lose(error)
-            return
-        pause = _RETRY[0]
-        while not self._attempt(write):
-            if not self._stalled or self._closing:
-                self.dropped += 1
-                break
+            self.dropped += 1
+            self._fail(error)
+        with self._room:
+            self._queued_bytes -= item.nbytes
+            self._room.notify_all()
+
+    def _writing(self, item: Event | Row | File) -> Callable[[], None]:
+        """What writes the item; a pending value is waited for now, once, whatever the tries to write it."""
+        if isinstance(item, File):
+            return partial(self._sink.put, item.run, item.path, item.data)
+        settled = item.settled() if item.pending else item
+        return partial(self._sink.write, settled)
+
+    def _deliver_points(self, points: np.ndarray) -> None:
+        for number in np.flatnonzero(np.bincount(points["run"])).tolist():
+            run, rest = NAMES[number], points[points["run"] == number]
+            step = int(rest["step"][-1])
+            while len(rest):
+                batch = rest[:_POINTS]
+                rest = rest[self._persist(partial(self._write_points, run, batch), len(batch)) :]
+            self._log_dropped(run, step)
+
+    def _write_events(self, run: str, points: np.ndarray) -> int:
+        """What ``write_points`` does, for a sink that takes events only."""
+        self._sink.write(next(events_of(points)))
+        return 1
+
+    def _persist(self, write: Callable[[], int | None], events: int = 1) -> int:
+        """Writes, and tries again while it is the file system that fails; while somebody closes, once in all.
+
+        Returns:
+            How many events are done with: as many as ``write`` says, or all, where they were written or are lost.
+        """
+        written: list[int | None] = []
+        pause, stalled = _RETRY[0], self._stalled
+        while not self._attempt(lambda: written.append(write())):
+            if not self._stalled or (self._closing and stalled):
+                self.dropped += events
+                return events
+            stalled = True
             self._wake.wait(pause)
             self._wake.clear()
             pause = min(2 * pause, _RETRY[1])
+        return written[0] or events
 
-    def _writing(self, item: Event | _File) -> Callable[[], None]:
-        """What writes the item; a pending value is waited for now, once, whatever the tries to write it."""
-        if isinstance(item, _File):
-            return lambda: self._sink.put(item.run, item.path, item.data)
-        settled = item.settled()
-        return lambda: self._sink.write(settled)
+    def _log_dropped(self, run: str, step: int) -> None:
+        """Says in the log what is missing from it, once writing works."""
+        if self.dropped != self._dropped_logged and not self._stalled:
+            event = Event(step, time.time(), ((DROPPED_TAG, Scalar(float(self.dropped))),), run)
+            if self._attempt(lambda: self._sink.write(event)):
+                self._dropped_logged = self.dropped
 
-    def _attempt(self, action) -> bool:
+    def _attempt(self, action: Callable[[], None]) -> bool:
         """Whether it worked; if not, the fault is on record and ``_stalled`` says whether to try again."""
         try:
             action()
         except OSError as error:
             if self._raises:
-                self._error = self._error or error
+                self._fail(error)
             elif not self._stalled:
                 self._stalled = True
+                self._set_lane()
                 self._warn(f"cannot write the log ({error}); training goes on, and writing is tried again")
             return False
         except Exception as error:
             self._stalled = False
-            self._error = self._error or error
+            self._fail(error)
             return False
         self._stalled = False
         return True
 
-    def _lose(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
+        """Leaves the first error for the next call, which must not miss it."""
         self._error = self._error or error
-        self.dropped += 1
+        self.lane.close()

@@ -1,132 +1,32 @@
 """Event files on disk: one live file a run directory, whoever writes.
 
-Every event goes to the kernel in one write at a known offset, so a killed process loses nothing that ``write`` returned
-for; a write that fails half way is cut off again, so a file never ends in a torn record that later data could follow.
+Every event, and every batch of points, goes to the kernel in one write, so a killed process loses nothing that ``write``
+returned for.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 import threading
-import time
 from contextlib import suppress
 from typing import Any
 
-from torchboard import proto
-from torchboard.errors import ClosedError, InvalidValueError, RunInUseError
+import numpy as np
+
+from torchboard.errors import ClosedError, InvalidValueError
 from torchboard.eventfile.framing import frame
-from torchboard.eventfile.names import MARK, event_file_name
+from torchboard.sink.live_file import EventFile, acquire, release
 from torchboard.values import Event, encode
+from torchboard.values.points import PointEncoder, events_of
+from torchboard.values.rows import Row, RowEncoder
 
-try:
-    import fcntl
-except ImportError:  # Windows: a second live writer in another process goes unnoticed
-    fcntl = None  # type: ignore[assignment]
-
-_FILE_VERSION = "brain.Event:2"
 _MAX_AWAKE = 64
 """How many files a sink keeps open, with two descriptors each; some systems give a process 256 in all."""
+_FEW = 32
+"""Points from which encoding them together costs less than one by one."""
 _NEVER = (errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 """Faults of a path that no time heals, so that nobody tries again."""
-
-
-class EventFile:
-    """One event file, growing. Use ``acquire`` and ``release``: writers of one process share the file of a directory.
-
-    Raises:
-        RunInUseError: another process is writing in the directory.
-        OSError: the directory or the file cannot be made.
-    """
-
-    def __init__(self, directory: str, purge_step: int | None, suffix: str) -> None:
-        os.makedirs(directory, exist_ok=True)
-        self._lock = threading.Lock()
-        self._directory = directory
-        self._file: int | None = None
-        self._offset = 0
-        self.users = 0
-        self._owner = _own(directory)
-        try:
-            existing = [name for name in os.listdir(directory) if MARK in name]
-            name = event_file_name(existing, time.time(), socket.gethostname(), os.getpid(), suffix)
-            self.path = os.path.join(directory, name)
-            self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-            start = purge_step if purge_step is not None else None if existing else 0
-            self.append(_header(start))
-        except OSError:
-            self.close()
-            raise
-
-    def append(self, messages: list[Any]) -> None:
-        """Writes messages as records, all or none of them.
-
-        Raises:
-            OSError: the disk is full, or the like; the file is as it was before.
-            RunInUseError: while it was suspended, another process began to write in the directory.
-        """
-        data = memoryview(b"".join(frame(message.SerializeToString()) for message in messages))
-        with self._lock:
-            file = self._resume()
-            written = 0
-            try:
-                while written < len(data):
-                    written += os.pwrite(file, data[written:], self._offset + written)
-            except OSError:
-                os.ftruncate(file, self._offset)
-                raise
-            self._offset += written
-
-    def sync(self) -> None:
-        """Returns when the disk has what was appended."""
-        with self._lock:
-            if self._file is not None:
-                os.fsync(self._file)
-
-    def suspend(self) -> None:
-        """Gives the descriptors and the directory back until the next append; the disk has what was appended."""
-        self.sync()
-        self.close()
-
-    def close(self) -> None:
-        with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-            if self._owner is not None:
-                _disown(self._owner)
-            self._file = self._owner = None
-
-    def _resume(self) -> int:
-        if self._file is None:
-            self._owner = _own(self._directory) if self._owner is None else self._owner
-            self._file = os.open(self.path, os.O_WRONLY)
-        return self._file
-
-
-_files: dict[str, EventFile] = {}
-_files_lock = threading.Lock()
-
-
-def acquire(directory: str, purge_step: int | None = None, suffix: str = "") -> EventFile:
-    """The live event file of a directory, made if there is none; ``release`` it when done."""
-    key = os.path.realpath(directory)
-    with _files_lock:
-        file = _files.get(key)
-        if file is None:
-            file = _files[key] = EventFile(directory, purge_step, suffix)
-        file.users += 1
-        return file
-
-
-def release(file: EventFile) -> None:
-    """Gives an acquired file back; the last one to do so closes it."""
-    with _files_lock:
-        file.users -= 1
-        if not file.users:
-            for key in [key for key, other in _files.items() if other is file]:
-                del _files[key]
-            file.close()
 
 
 class EventFileSink:
@@ -145,7 +45,13 @@ class EventFileSink:
         self._suffix = suffix
         self._files: dict[str, EventFile] = {}
         self._awake: dict[str, None] = {}  # runs whose files are not suspended, the one written last at the end
+        self._points = PointEncoder()
+        self._rows = RowEncoder()
         self._closed = False
+
+    def afresh(self) -> EventFileSink:
+        """A sink on the same directory, with no file open, for a process that shares it with this one's."""
+        return EventFileSink(self.log_dir, None, self._suffix)
 
     def open(self, run: str) -> EventFile:
         """The event file of a run.
@@ -168,8 +74,25 @@ class EventFileSink:
             self._files[sleepy].suspend()
         return file
 
-    def write(self, event: Event) -> None:
-        self.open(event.run).append(encode(event.settled()))
+    def write(self, event: Event | Row) -> None:
+        rowwise = isinstance(event, Row)
+        self.open(event.run).append(self._rows.encode(event) if rowwise else _records(encode(event.settled())))
+
+    def write_points(self, run: str, points: np.ndarray) -> int:
+        """Writes points (``POINT``) of one run with one call to the kernel.
+
+        Returns:
+            How many there was room for, from the first on.
+
+        Raises:
+            OSError: there was room for none.
+        """
+        if len(points) < _FEW:
+            records = [_records(encode(event)) for event in events_of(points)]
+            data, ends = b"".join(records), np.cumsum([len(record) for record in records])
+        else:
+            data, ends = self._points.encode(points)
+        return int(np.searchsorted(ends, self.open(run).append(data, ends), "right"))
 
     def put(self, run: str, path: str, data: bytes) -> None:
         """Writes a file below the run's directory under another name and renames it, so nobody reads half of it.
@@ -210,41 +133,5 @@ class EventFileSink:
             release(self._files.popitem()[1])
 
 
-def _header(start: int | None) -> list[Any]:
-    """The first records of a file: the format's version, and where the run starts or starts again.
-
-    A loader acts on the second start of a run only, so the first file of every run has one too.
-    """
-    now = time.time()
-    version = proto.Event(wall_time=now, file_version=_FILE_VERSION)
-    version.source_metadata.writer = "torchboard"
-    if start is None:
-        return [version]
-    session = proto.SessionLog(status=proto.SessionLog.START)
-    return [version, proto.Event(wall_time=now, step=start, session_log=session)]
-
-
-def _own(directory: str) -> int | None:
-    """Takes the directory for this process; the kernel gives it back when the process ends, however it ends."""
-    if fcntl is None:
-        return None
-    owner = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(owner)
-        raise RunInUseError(
-            f"log directory {directory!r}",
-            "another process is writing in it, and TensorBoard would lose data of one of the two",
-            "give this run a directory of its own, or end the other process",
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(owner)
-        return None
-    return owner
-
-
-def _disown(owner: int) -> None:
-    """Gives the directory back at once, though forked children may hold the descriptor still."""
-    fcntl.flock(owner, fcntl.LOCK_UN)
-    os.close(owner)
+def _records(messages: list[Any]) -> bytes:
+    return b"".join(frame(message.SerializeToString()) for message in messages)

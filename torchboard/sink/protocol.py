@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from torchboard.values import Event
+from torchboard.values.rows import Row
 
 
 class Sink(Protocol):
     """Takes events in order. Asynchrony is a sink that holds a sink, not an option of one."""
 
-    def write(self, event: Event) -> None:
+    def write(self, event: Event | Row) -> None:
         """Takes one event. What it holds must not change afterwards."""
 
     def put(self, run: str, path: str, data: bytes) -> None:

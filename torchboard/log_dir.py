@@ -1,0 +1,57 @@
+"""A log directory: what it may be, and how it is named when nobody names it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+
+from torchboard.errors import InvalidValueError, RunError
+from torchboard.eventfile.names import MARK
+
+SCHEME = "://"
+"""What makes a log directory a URL."""
+_LOST_SLASH = re.compile(r"[a-z][a-z0-9+.-]+:/[^/]")
+"""What ``pathlib`` makes of one."""
+
+
+def place(path: str) -> str:
+    """One name for a directory, by whatever path one came to it."""
+    return path if SCHEME in path else os.path.realpath(path)
+
+
+def default_log_dir(comment: str = "") -> str:
+    """``runs/<month><day>_<time>_<host><comment>``, as ``torch.utils.tensorboard`` names it."""
+    return os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
+
+
+def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
+    """``log_dir`` as a directory that exists and can be written to, or as a URL."""
+    if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
+        raise InvalidValueError(
+            f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'"
+        )
+    if "\0" in os.fsdecode(log_dir):
+        raise InvalidValueError(f"log_dir={log_dir!r}", "no file system takes a name with a NUL", "leave it out")
+    if isinstance(log_dir, os.PathLike) and _LOST_SLASH.match(os.fsdecode(log_dir)):
+        raise InvalidValueError(f"log_dir={log_dir!r}", "no path object can hold a URL", "give the URL as a string")
+    path = os.fsdecode(log_dir).removeprefix("file" + SCHEME)
+    remote = SCHEME in path
+    path = path if remote else os.path.abspath(os.path.expanduser(path))
+    if MARK in os.path.basename(path.rstrip("/")):
+        raise RunError(
+            f"log_dir={log_dir!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
+        )
+    if remote:
+        scheme, _, place = path.partition(SCHEME)
+        return scheme + SCHEME + place.rstrip("/")
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"log_dir={log_dir!r}", f"the directory cannot be made ({error})", "give a path that is free and writable"
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RunError(f"log_dir={log_dir!r}", "the directory is not writable", "give a path that you may write to")
+    return path
