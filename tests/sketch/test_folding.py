@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchboard.sketch import host, layout, reference
+from torchboard.sketch import host, host_many, layout, reference
 from torchboard.sketch.table import SketchTable, sketch_of
 
 FOLDS = {"host": host.observe_, "reference": reference.observe_}
@@ -78,8 +78,13 @@ def _oracle(x: np.ndarray, pivot: float, scale: float) -> np.ndarray:
     return np.bincount(place + np.where(x < pivot, layout.SIDE, 0), minlength=layout.BINS)
 
 
+def _oracle_of_integers(x: np.ndarray, pivot: float) -> np.ndarray:
+    x = x[x != pivot]
+    return np.bincount(np.abs(x - pivot).astype(int) + np.where(x < pivot, layout.SIDE, 0), minlength=layout.BINS)
+
+
 def _check_row(row: tuple[np.ndarray, np.ndarray, np.ndarray], *tensors: torch.Tensor) -> None:
-    counts, moments, (pivot, scale) = row
+    counts, moments, (pivot, scale, kind) = row
     x = np.concatenate([tensor.to(torch.float64).numpy().ravel() for tensor in tensors])
     finite = x[np.isfinite(x)]
     expected = {
@@ -99,7 +104,9 @@ def _check_row(row: tuple[np.ndarray, np.ndarray, np.ndarray], *tensors: torch.T
         assert scale == 0
         return
     assert scale > 0 and np.frexp(scale)[0] == 0.5
-    moved = np.abs(counts - _oracle(finite, pivot, scale)).sum()
+    if kind == layout.INTEGERS:
+        assert np.array_equal(counts, _oracle_of_integers(finite, pivot))
+    moved = np.abs(counts - _oracle(finite, pivot, scale)).sum() if kind != layout.INTEGERS else 0
     assert moved <= 1e-4 * x.size, "a bin's border may move by the rounding of x - pivot, and no more"
     y = (finite - pivot) * scale
     assert moments[layout.SUM] == pytest.approx(y.sum(), rel=1e-6, abs=1e-6 * np.abs(y).sum())
@@ -192,7 +199,7 @@ def test_later_tensors_join_the_first_ones_bins(name, fold):
     assert counts.sum() + moments[layout.SPIKE] == finite.size
     assert moments[layout.MAX] == finite.max() and moments[layout.NEGATED_MIN] == -finite.min()
     assert moments[layout.POS_INF] == (values == np.inf).sum()
-    assert np.array_equal(counts, _oracle(finite, *parameters)) or parameters[layout.PIVOT]
+    assert np.array_equal(counts, _oracle(finite, *parameters[:2])) or parameters[layout.PIVOT]
 
 
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
@@ -274,3 +281,83 @@ def test_a_constant_is_all_spike():
     counts, moments, parameters = _fold(torch.full((1000,), 0.1), host.observe_)
     assert not counts.any() and moments[layout.SPIKE] == 1000
     assert parameters[layout.PIVOT] == np.float32(0.1)
+
+
+TOGETHER = {
+    "gauss": lambda index: _draw()[index * 100 :][:300] * 10.0 ** (index - 3),
+    "normalisation weights": lambda index: 1 + 10.0 ** -(index % 5) * 0.1 * _draw()[index * 100 :][:300],
+    "of all sizes": lambda index: _draw()[: 20 * (index % 2) + 3],
+    "large enough to be sampled": lambda index: 3 + 0.1 * _draw(30_000)[index * 100 :][:4000],
+    "with zeros": lambda index: torch.where(_draw()[index:][:200] < 0, -0.0, _draw()[index:][:200]),
+    "constants": lambda index: torch.full((50,), [0.0, -0.0, 0.7, -3.0][index % 4]),
+    "one of them special": lambda index: torch.tensor([1.0, 2.0, torch.nan if index == 3 else 5.0]),
+    "one of them extreme": lambda index: torch.tensor([1.0, -2.0, 1e30 if index == 2 else 5.0]),
+    "scalars": lambda index: torch.tensor(float(index)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", TOGETHER)
+def test_many_at_once_are_folded_as_one_by_one(name, dtype):
+    number = 9
+    tables = [SketchTable() for _ in range(2)]
+    rows = [[table.add_row() for _ in range(number)] for table in tables][0]
+    together, alone = (table.read().buffers for table in tables)
+    first = [TOGETHER[name](index).to(dtype) for index in rows]
+    later = [TOGETHER["gauss"](index).to(dtype) for index in rows]
+    for tensors in (first, later, first):
+        host_many.observe_many_(*together, rows, tensors)
+        for row, tensor in zip(rows, tensors):
+            host.observe_(*alone, row, tensor)
+        assert torch.equal(together[2], alone[2])
+        exact = [*range(layout.SUM), layout.NEGATED_MIN, layout.MAX]
+        assert torch.equal(together[1][:, exact], alone[1][:, exact])
+        torch.testing.assert_close(together[1], alone[1], rtol=1e-6, atol=1e-5)
+        assert (together[0] - alone[0]).abs().sum() <= 2e-4 * alone[1][:, layout.COUNT].sum()
+        assert torch.equal(together[0].sum(1), alone[0].sum(1))
+
+
+def test_a_row_named_twice_gets_both_tensors_the_first_one_first():
+    together, alone = SketchTable(), SketchTable()
+    for table in (together, alone):
+        for _ in range(5):
+            table.add_row()
+    rows, tensors = [0, 1, 2, 3, 4, 0, 0], [100 + _draw(20).float() + index for index in range(7)]
+    together.observe_many_(rows, tensors)
+    for row, tensor in zip(rows, tensors):
+        alone.observe_(row, tensor)
+    one, other = together.read(), alone.read()
+    assert torch.equal(one.counts, other.counts) and torch.equal(one.parameters, other.parameters)
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BIT, ids=str)
+def test_a_bin_of_a_row_of_eight_bit_floats_is_one_value(dtype):
+    values = torch.arange(256, dtype=torch.uint8).view(dtype).double()
+    rows = sketch_of(values.to(dtype))
+    assert rows.parameters[0, layout.KIND] == layout.POINTS
+    points, counts = layout.points(rows.parameters[0].numpy()), layout.ascending(rows.counts[0].numpy())
+    expected, times = np.unique(values[values.isfinite() & (values != 0)].numpy(), return_counts=True)
+    assert np.array_equal(points[counts > 0], expected) and np.array_equal(counts[counts > 0], times)
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 5, 5, -3], [70_000, 70_100], [-2015, 2015], [2**40, 2**40 + 4029], list(range(400))]
+)
+def test_a_bin_of_a_row_of_integers_is_one_value(values):
+    rows = sketch_of(torch.tensor(values))
+    pivot = rows.parameters[0, layout.PIVOT]
+    assert rows.parameters[0, layout.KIND] == layout.INTEGERS
+    points, counts = layout.points(rows.parameters[0].numpy()), layout.ascending(rows.counts[0].numpy())
+    expected, times = np.unique([value for value in values if value != pivot], return_counts=True)
+    assert np.array_equal(points[counts > 0], expected) and np.array_equal(counts[counts > 0], times)
+    assert rows.moments[0, layout.SPIKE] == values.count(int(pivot))
+
+
+def test_zeros_that_come_first_do_not_set_the_scale():
+    """A gradient may be zero at first and tiny later."""
+    for number in (5, 100_000):
+        table = SketchTable()
+        rows = [table.add_row() for _ in range(5)]
+        table.observe_many_(rows, [torch.zeros(number)] * 5)
+        table.observe_many_(rows, [1e-20 * _draw(number).float()] * 5)
+        assert ((table.read().counts > 0).sum(1) >= number**0.5).all()

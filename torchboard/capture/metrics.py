@@ -8,28 +8,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchboard.capture.snapshot import HostCopy, Numbers
+from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError
 from torchboard.values import Scalar, Value
 
 
 def check_metric(name: str, value: object) -> float | Tensor:
-    """One number, as a float or as a detached 0-d tensor on its device. NaN and infinities are data.
+    """One number: a float, or a detached 0-d tensor where it lies on another device. NaN and infinities are data.
 
     Raises:
         InvalidValueError: it is not one real number.
     """
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, Tensor):
         if value.device.type == "meta":
             raise _refused(name, "a tensor on 'meta'", "it has no value", "log it after it is computed on a device")
-        if value.numel() != 1 or value.is_complex() or value.is_quantized:
+        if value.numel() != 1 or value.is_complex():
             described = f"a tensor of shape {list(value.shape)} and {value.dtype}"
             raise _refused(name, described, "a metric is one real number", "reduce it first, such as value.mean()")
-        return value.detach().reshape(())
+        if not _is_plain(value):
+            return float(host_array(value).reshape(()))
+        return host_number(value) if value.is_cpu else value.detach().reshape(())
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(())[()]
-    if isinstance(value, (numbers.Real, np.bool_)):
-        return float(value)
+    try:
+        if isinstance(value, (numbers.Real, np.bool_)):
+            return float(value)
+    except OverflowError as error:
+        raise _refused(name, f"{type(value).__name__}", f"it is no float ({error})", "give its logarithm, say") from None
     described = f"{type(value).__name__} {value!r:.80}"
     raise _refused(
         name, described, "a metric is one real number", "give a float, or a tensor or array with one element"
@@ -38,6 +45,12 @@ def check_metric(name: str, value: object) -> float | Tensor:
 
 def _refused(name: str, came: str, wrong: str, remedy: str) -> InvalidValueError:
     return InvalidValueError(f"metric {name!r} = {came}", wrong, remedy)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's one element lies in memory as a number of its own type."""
+    plain = tensor.layout is torch.strided and not tensor.is_quantized
+    return plain and (type(tensor) is Tensor or not hasattr(tensor, "fake_mode"))
 
 
 class RunningMeans:

@@ -80,6 +80,8 @@ class ModelWatch:
         """A batch of training has ended: a step has too, if the weights changed and no optimizer showed itself."""
         if self._weights.changed():
             self._end_step()
+        elif self.phase == TRAIN:
+            self._recorder.arm(self._parameters.armed)  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, object]:
         """Tag suffix -> learning rate, of every optimizer seen so far."""

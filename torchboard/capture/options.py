@@ -27,9 +27,14 @@ class Capture:
         include: layers to capture: a glob, a type, a predicate or several of them; None for all.
         exclude: layers to leave out, in the same forms; wins over ``include``.
         max_layers: at most this many layers, the first ones in the model's order; None for no bound.
+        compiled: what a captured step does with code under ``torch.compile``. ``"eager"`` runs that step eagerly, all
+            compiled code of the process in it, and sees what an eager model shows: the step takes the time and the memory
+            that it takes uncompiled, and its last digits may differ from the compiled ones'. Nothing is compiled again,
+            and what was compiled stays as it is. ``"skip"`` costs nothing and leaves such code alone: of a compiled layer
+            there are parameters, their gradients and their updates.
 
     Raises:
-        InvalidValueError: a field has another type than these.
+        InvalidValueError: a field has another type or value than these.
     """
 
     activations: bool = True
@@ -40,6 +45,7 @@ class Capture:
     include: Selector | Sequence[Selector] | None = None
     exclude: Selector | Sequence[Selector] | None = None
     max_layers: int | None = None
+    compiled: str = "eager"
 
     def __post_init__(self) -> None:
         as_schedule(self.every)
@@ -53,6 +59,11 @@ class Capture:
         if self.max_layers is not None and (not isinstance(self.max_layers, int) or self.max_layers < 0):
             raise InvalidValueError(
                 f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all"
+            )
+        if self.compiled not in ("eager", "skip"):
+            wrong = "captured steps cannot stay compiled" if self.compiled == "graph" else "there is no such way"
+            raise InvalidValueError(
+                f"compiled={self.compiled!r}", wrong, "give 'eager' to run them eagerly, or 'skip' to leave layers out"
             )
 
 

@@ -5,6 +5,8 @@ Just before the step a gradient is what the optimizer will use: reduced over ran
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,31 +48,33 @@ class Parameters:
             return
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes a loss scaler's factor off by itself
+        gradients = []
         for name, parameter in parameter_names(self._model):
             if id(parameter) not in owned or parameter.grad is None:
                 continue
-            if self._options.gradients:
-                gradient = parameter.grad if scale is None else parameter.grad / scale
-                self._observe("gradients", name, gradient)
+            if self._options.gradients and scale is None:
+                gradients.append((name, parameter.grad))
+            elif self._options.gradients:
+                self._observe("gradients", [(name, parameter.grad / scale)])
             local = measurable(parameter)
             if self._options.updates and local is not None:
                 self._before.append((name, local, local.clone()))
+        self._observe("gradients", gradients)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Reads by how much the step changed each parameter."""
-        for name, parameter, before in self._before:
-            self._observe("updates", name, parameter - before)
+        with torch.no_grad():
+            updates = [(name, torch.sub(parameter, before, out=before)) for name, parameter, before in self._before]
         self._before.clear()
+        self._observe("updates", updates)
 
     def collect(self) -> list[SketchSnapshot]:
         """Gradients and updates since the last call, and the parameters as they are now, on their way to the host."""
         if self._options.parameters:
-            for name, parameter in parameter_names(self._model):
-                self._observe("parameters", name, parameter)
+            self._observe("parameters", parameter_names(self._model))
         return self._sketches.collect()
 
     @torch.no_grad()
-    def _observe(self, kind: str, name: str, tensor: Tensor) -> None:
-        local = measurable(tensor)
-        if local is not None:
-            self._sketches.row(tag(kind, name), local.device).observe_(local)
+    def _observe(self, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        local = ((tag(kind, name), measurable(tensor)) for name, tensor in tensors)
+        self._sketches.observe_((name, tensor) for name, tensor in local if tensor is not None)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from torchboard.capture.eager import eagerly
 from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import unwrapped
 
@@ -17,7 +18,7 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
 
     Training flags are put back module by module, whatever mix of them there was. The pass works on copies of the buffers
     and draws its random numbers from a fork of the generators. Hooks that others put on the model run, too. Wrappers
-    are left out: theirs would wait for other ranks, or compile.
+    are left out, as theirs would wait for other ranks, and nothing is compiled for it.
 
     Raises:
         InvalidValueError: parameters are sharded, and a pass on this rank alone would wait for the others for ever.
@@ -34,6 +35,7 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
         stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(model)))
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(eagerly())
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         torch.func.functional_call(model, buffers, args, kwargs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from torchboard.capture.eager import eager_windows
 from torchboard.capture.gradient_tap import graph_task, tap
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
@@ -42,6 +43,7 @@ class Recorder:
         self._sketches: dict[str, Sketches] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._window = 0
+        self._runs_eagerly = False
 
     @property
     def armed(self) -> bool:
@@ -49,16 +51,21 @@ class Recorder:
         return bool(self._handles)
 
     def arm(self, on: bool) -> None:
-        """Puts the hooks on, or takes them off; about 1.5 us a layer."""
+        """Puts the hooks on, or takes them off; about 1.5 us a layer.
+
+        Compiled code runs eagerly in between, if the options say so. Called while such code runs compiled, it puts no
+        hooks on.
+        """
         if on == self.armed:
             return
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._runs_eagerly:
+            self._runs_eagerly = False
+            eager_windows.close()
         if on and self.error is None and (self._options.activations or self._options.gradients):
-            self._window += 1
-            for name, module in layers(self._model, self._options):
-                self._handles.append(module.register_forward_hook(_ForwardHook(self, name)))
+            self._put_on()
 
     def arm_for_one_pass(self) -> None:
         """Puts the hooks on until the model's next forward pass has ended."""
@@ -85,6 +92,15 @@ class Recorder:
                     self._observe(hook, suffix, tensor)
         except Exception as error:
             self.error = error
+
+    def _put_on(self) -> None:
+        if self._options.compiled == "eager":
+            self._runs_eagerly = eager_windows.open()
+            if not self._runs_eagerly:
+                return
+        self._window += 1
+        for name, module in layers(self._model, self._options):
+            self._handles.append(module.register_forward_hook(_ForwardHook(self, name)))
 
     def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor) -> None:
         recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
@@ -142,7 +158,8 @@ class _PassEnd(InertWhenCopied):
         self._recorder = recorder
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
-        self._recorder.arm(False)
+        if not torch.compiler.is_compiling():
+            self._recorder.arm(False)
 
 
 class _Report:

@@ -17,8 +17,14 @@ the pivot than the farthest element that chose the scale.)
 The order of a row's counts is the one that a float's bits have: 2017 bins right of the pivot, outwards, then 2017 bins
 left of it, outwards. ``ascending`` puts them in the order of ``edges``.
 
-Rows of the same pivot and scale merge exactly: add ``counts`` and the slots before ``NEGATED_MIN``, take the maximum
-of the others.
+**Exact rows.** A row in the host's memory that has met only 8-bit floats is of the kind ``POINTS``: every one of their
+256 values is the inner edge of a bin, so a count belongs to that very value. One that has met only integers within
+``REACH`` of a whole pivot (all 8-bit ones are) is of the kind ``INTEGERS``: its bins are the single numbers pivot, pivot
++ 1, ... on the right, pivot - 1, ... on the left. The first tensor that does not fit makes either a row of ``FLOATS``,
+the kind described above; no element changes its bin more than once by that, and none is lost.
+
+Rows of the same kind, pivot and scale merge exactly: add ``counts`` and the slots before ``NEGATED_MIN``, take the
+maximum of the others. ``merging`` brings others to one kind, pivot and scale.
 """
 
 from __future__ import annotations
@@ -51,9 +57,14 @@ SLOTS = 10
 ADDITIVE = NEGATED_MIN
 """Slots before this one add up; this one and those behind it take the maximum."""
 
-PIVOT, SCALE = range(2)
+PIVOT, SCALE, KIND = range(3)
 """Slots of a row of parameters. A scale of 0 means that the row has met no finite element yet."""
-PARAMETERS = 2
+PARAMETERS = 3
+
+FLOATS, POINTS, INTEGERS = range(3)
+"""Kinds of rows. Whoever knows nothing of exact rows leaves a 0, which is ``FLOATS``."""
+REACH = SIDE - 2
+"""Integers up to this far from the pivot have a bin of their own in a row of the kind ``INTEGERS``."""
 
 NARROW = 16.0
 """Data of one sign whose largest magnitude is below this many times the smallest is seen from a pivot of its own."""
@@ -91,6 +102,17 @@ def edges(pivot: float | np.ndarray, scale: float | np.ndarray) -> np.ndarray:
 def ascending(counts: np.ndarray) -> np.ndarray:
     """Counts of one row or of many, ``[..., BINS]``, in the order of ``edges``. A copy."""
     return np.concatenate([counts[..., : SIDE - 1 : -1], counts[..., :SIDE]], axis=-1)
+
+
+def points(parameters: np.ndarray) -> np.ndarray:
+    """The one value that each bin of an exact row stands for, float64[BINS] in ascending order.
+
+    Args:
+        parameters: float64[PARAMETERS], of a row whose kind is not ``FLOATS``.
+    """
+    pivot, scale, kind = parameters
+    side = np.arange(SIDE, dtype=np.float64) if kind == INTEGERS else _UNIT_SIDE[:-1] / (scale or 1.0)
+    return np.concatenate([pivot - side[::-1], pivot + side])
 
 
 def finite(moments: np.ndarray) -> np.ndarray:

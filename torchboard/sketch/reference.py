@@ -46,8 +46,8 @@ def storage_order(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 def sample(flat: torch.Tensor) -> torch.Tensor:
     """At most ``SAMPLE`` elements of a flat tensor, spread evenly but for a jitter that keeps off the columns of a
-    matrix."""
-    stride = flat.numel() // SAMPLE
+    matrix; of a tensor of more dimensions, slices along the first."""
+    stride = flat.shape[0] // SAMPLE
     if stride < 2:
         return flat[:SAMPLE]
     index = torch.arange(SAMPLE, device=flat.device)
@@ -70,7 +70,7 @@ def observe_(
     if not flat.numel() or not times:
         return
     wide = wide_dtype(flat.device)
-    known = parameters[row]
+    known = parameters[row, : layout.KIND]
     unset = known[layout.SCALE] == 0
     chosen = torch.where(unset, _choose(sample(flat).to(wide)), known.to(wide))
     for piece in flat.split(PIECE):
@@ -84,7 +84,7 @@ def _fold(counts: torch.Tensor, moments: torch.Tensor, chosen: torch.Tensor, x: 
     finite = x.abs() < torch.inf
     spike = x == pivot
     y = torch.where(finite, (x - pivot) * scale, 0)
-    bins = _code(y.abs().clamp(layout.LOWEST, layout.HIGHEST)) + torch.where(x < pivot, layout.SIDE, 0)
+    bins = code(y.abs().clamp(layout.LOWEST, layout.HIGHEST)) + torch.where(x < pivot, layout.SIDE, 0)
     binned = _histogram(torch.where(finite & ~spike, bins, layout.BINS).int())
     counts.add_(binned, alpha=times)
     added = torch.stack(
@@ -104,7 +104,7 @@ def _fold(counts: torch.Tensor, moments: torch.Tensor, chosen: torch.Tensor, x: 
     moments[layout.ADDITIVE :].copy_(torch.maximum(moments[layout.ADDITIVE :], extremes))
 
 
-def _code(magnitude: torch.Tensor) -> torch.Tensor:
+def code(magnitude: torch.Tensor) -> torch.Tensor:
     """The bin, on its side, of numbers in [LOWEST, HIGHEST]: their exponent and leading mantissa bits."""
     integer, shift, bias = _format(magnitude.dtype)
     lowest = (bias + layout.BINADES_ABOVE - layout.BINADES) << layout.MANTISSA_BITS
@@ -129,18 +129,33 @@ def _choose(values: torch.Tensor) -> torch.Tensor:
     high = torch.where(finite, values, -torch.inf).amax()
     offset = torch.where(finite, values - low, 0)
     mean = offset.sum() / number
-    spread = (torch.where(finite, offset - mean, 0).square().sum() / number).sqrt() / 2
-    first, last = torch.maximum(low, low + mean - spread).abs(), torch.minimum(high, low + mean + spread).abs()
-    magnitude = _fewest_bits(torch.minimum(first, last), torch.maximum(first, last))
-    narrow = ((low > 0) & (high < layout.NARROW * low)) | ((high < 0) & (-low < -layout.NARROW * high))
-    narrow &= low <= high
-    pivot = torch.where(narrow, torch.copysign(magnitude, low), 0)
-    distance = torch.where(finite, (values - pivot).abs(), 0).amax()
+    std = (torch.where(finite, offset - mean, 0).square().sum() / number).sqrt()
+    return choose(low, high, low + mean, std)
+
+
+def choose(low: torch.Tensor, high: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """``[..., 2]``, pivots and scales by the rules of ``layout`` for data of these extremes, means and deviations;
+    [0, 1] where low is above high, which stands for no data."""
+    first, last = torch.maximum(low, mean - std / 2).abs(), torch.minimum(high, mean + std / 2).abs()
+    magnitude = fewest_bits(torch.minimum(first, last), torch.maximum(first, last))
+    pivot = torch.where(narrow(low, high), torch.copysign(magnitude, low), 0)
+    return torch.stack([pivot, scale_for(low, high, pivot)], dim=-1)
+
+
+def narrow(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """``layout.wants_pivot``, false where low is above high."""
+    right, left = (low > 0) & (high < layout.NARROW * low), (high < 0) & (-low < -layout.NARROW * high)
+    return (right | left) & (low <= high)
+
+
+def scale_for(low: torch.Tensor, high: torch.Tensor, pivot: torch.Tensor) -> torch.Tensor:
+    """``layout.choose_scale`` of the farthest end from the pivot; 1 where low is above high."""
+    distance = torch.maximum((low - pivot).abs(), (high - pivot).abs())
     distance = torch.where(distance > 0, distance, pivot.abs())
-    return torch.stack([pivot, _reciprocal_power(torch.where(distance > 0, distance, 1))])
+    return _reciprocal_power(torch.where((distance > 0) & (low <= high), distance, 1))
 
 
-def _fewest_bits(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
+def fewest_bits(small: torch.Tensor, large: torch.Tensor) -> torch.Tensor:
     """The number above ``small`` and up to ``large`` with the fewest significand bits; both are positive."""
     integer, _, _ = _format(small.dtype)
     bits = large.view(integer)

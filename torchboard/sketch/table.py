@@ -8,36 +8,13 @@ are folded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from torchboard.errors import InvalidValueError
-from torchboard.sketch import layout, ops, reference
-
-
-@dataclass(frozen=True, eq=False)
-class TableRows:
-    """Rows as they lie on a device; ``layout`` says what is in them.
-
-    Attributes:
-        counts: int64[rows, layout.BINS].
-        moments: float64[rows, layout.SLOTS]; float32 on a device without float64.
-        parameters: like ``moments``, [rows, layout.PARAMETERS].
-    """
-
-    counts: torch.Tensor
-    moments: torch.Tensor
-    parameters: torch.Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.counts.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-        return self.counts.nbytes + self.moments.nbytes + self.parameters.nbytes
+from torchboard.sketch import layout, merging, ops, reference
+from torchboard.sketch.rows import TableRows
 
 
 class SketchTable:
@@ -67,7 +44,7 @@ class SketchTable:
         """One more row, empty; gives its number. Copies the table on the device at every power of two."""
         if self._rows == self._buffers.rows:
             grown = _blank(max(4, 2 * self._rows), self.device)
-            for new, old in zip(_tensors(grown), _tensors(self._buffers)):
+            for new, old in zip(grown.buffers, self._buffers.buffers):
                 new[: self._rows].copy_(old)
             self._buffers = grown
         self._rows += 1
@@ -87,22 +64,56 @@ class SketchTable:
             InvalidValueError: a complex, sparse, quantised or meta tensor, or one on another device.
         """
         _check(tensor, self.device)
-        ops.observe_(*_tensors(self._buffers), row, tensor)
+        ops.observe_(*self._buffers.buffers, row, tensor)
 
     def observe_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> None:
-        """``observe_`` for each of the rows with the tensor beside it."""
-        for row, tensor in zip(rows, tensors, strict=True):
-            self.observe_(row, tensor)
+        """``observe_`` for each of the rows with the tensor beside it, in a few launches for all of them together."""
+        for _, tensor in zip(rows, tensors, strict=True):
+            _check(tensor, self.device)
+        ops.observe_many_(*self._buffers.buffers, rows, tensors)
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""
-        taken = TableRows(*(buffer[: self._rows] for buffer in _tensors(self._buffers)))
+        taken = TableRows(*(buffer[: self._rows] for buffer in self._buffers.buffers))
         self._buffers = _blank(self._buffers.rows, self.device)
         return taken
 
     def clear_(self) -> None:
         """Empties all rows, in place."""
         _clear_(self._buffers)
+
+    def agree_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor], group: Any = None) -> None:
+        """Gives empty rows the pivots and scales that the ranks' tensors together call for, so that they merge exactly.
+
+        For shards of one tensor, before they are observed. Collective: every rank of the group calls it with its parts
+        of the same tensors, empty ones too; two all-reduces of a few numbers a row. Never from a hook.
+
+        Args:
+            rows: numbers that ``add_row`` gave, of rows that are empty.
+            tensors: one a row, as for ``observe_``.
+            group: a process group of ``torch.distributed``; the default one if None.
+        """
+        for _, tensor in zip(rows, tensors, strict=True):
+            _check(tensor, self.device)
+        with torch.no_grad():
+            agreed = merging.agreed_parameters(tensors, group)
+            index = torch.tensor(rows, device=self.device)
+            self._buffers.parameters.index_copy_(0, index, agreed)
+
+    def all_merge_(self, group: Any = None) -> None:
+        """Replaces every row by what all ranks of a group have in that row together.
+
+        Exact where ranks have the same pivot, as after ``agree_``; ``merging`` says what else may happen. Collective:
+        every rank calls it, at the same step, with the same rows in the same order; four all-reduces, 32 KiB a row in
+        all. Never from a hook. Rows that are merged have to be read or cleared before they are merged again.
+
+        Args:
+            group: a process group of ``torch.distributed``; the default one if None.
+        """
+        mine = TableRows(*(buffer[: self._rows] for buffer in self._buffers.buffers))
+        merged = merging.all_merge(mine, group)
+        for buffer, new in zip(mine.buffers, merged.buffers):
+            buffer.copy_(new)
 
 
 def sketch_of(tensor: torch.Tensor) -> TableRows:
@@ -113,11 +124,7 @@ def sketch_of(tensor: torch.Tensor) -> TableRows:
     """
     table = SketchTable(tensor.device)
     table.observe_(table.add_row(), tensor)
-    return TableRows(*(buffer[:1] for buffer in _tensors(table.read())))
-
-
-def _tensors(rows: TableRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return rows.counts, rows.moments, rows.parameters
+    return TableRows(*(buffer[:1] for buffer in table.read().buffers))
 
 
 def _blank(rows: int, device: torch.device) -> TableRows:
@@ -134,7 +141,7 @@ def _blank(rows: int, device: torch.device) -> TableRows:
 
 
 def _clear_(rows: TableRows) -> None:
-    for buffer in _tensors(rows):
+    for buffer in rows.buffers:
         buffer.zero_()
     rows.moments[:, layout.ADDITIVE :].fill_(-torch.inf)
 
