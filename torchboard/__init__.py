@@ -23,6 +23,7 @@ __all__ = [
     "hparams",
     "read",
     "schedule",
+    "summary",
 ]
 
 _HOMES = {
@@ -35,7 +36,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from torchboard import errors, hparams, schedule
+    from torchboard import errors, hparams, schedule, summary
     from torchboard.capture.options import Capture
     from torchboard.monitor import Monitor
     from torchboard.reader import read
