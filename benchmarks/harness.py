@@ -17,11 +17,15 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+TENSORFLOW_PYTHON = os.environ.get("TENSORFLOW_PYTHON", "")
+"""An interpreter that has TensorFlow too, for the variant ``tensorflow``: where TensorFlow can be imported, TensorBoard's
+Python code and PyTorch's writer use parts of it, and are no longer what most people run."""
 
 
 def run_variant(script: str, variant: str, arguments: list[str]) -> dict[str, float]:
     """The figures that one variant prints, from a fresh process."""
-    command = [sys.executable, script, "--variant", variant, *arguments]
+    python = TENSORFLOW_PYTHON if variant == "tensorflow" else sys.executable
+    command = [python, script, "--variant", variant, *arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(output.strip().splitlines()[-1])
 
@@ -41,7 +45,7 @@ def paired(script: str, variants: list[str], rounds: int, arguments: list[str]) 
 def ratio(figures: dict[str, list[dict[str, float]]], variant: str, base: str, name: str) -> str:
     """``median (least to greatest)`` of a figure over the base's figure in the same round."""
     ratios = [ours[name] / theirs[name] for ours, theirs in zip(figures[variant], figures[base])]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"{statistics.median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})"
 
 
 def median(figures: dict[str, list[dict[str, float]]], variant: str, name: str) -> float:

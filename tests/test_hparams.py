@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import plugin_data_pb2, summary_v2
 
-from torchboard import SummaryWriter, hparams
+from torchboard import SummaryWriter, hparams, read
 from torchboard.errors import ClosedError, InvalidValueError, TorchboardError
 from torchboard.hparams import Discrete, HParam, IntInterval, Metric, RealInterval, Trial, grid, hparams_config, sample
 
@@ -229,3 +229,13 @@ def test_a_directory_that_cannot_be_used_is_an_error_when_the_trial_begins(tmp_p
 def test_all_names_are_public():
     assert hparams.__all__ == sorted(hparams.__all__)
     assert all(getattr(hparams, name).__doc__ for name in hparams.__all__)
+
+
+def test_an_experiment_is_declared_once_and_another_is_refused(tmp_path):
+    for _ in range(2):
+        hparams_config(tmp_path, [LR], ["loss"])
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(InvalidValueError, match="declares another"):
+        hparams_config(tmp_path, [LR, DEPTH], ["loss"])
+    hparams_config(tmp_path / "below", [LR, DEPTH], ["loss"])
+    assert read(tmp_path).values("_hparams_/experiment", ".").values[0].metrics[0].tag == "loss"

@@ -234,7 +234,7 @@ def test_a_phase_has_a_run_of_its_own():
                 monitor.writer.add_text("note", "seen")
             monitor.log_epoch()
     assert scalars(sink, "epoch_loss", "validation") == [(0, 2.0), (1, 2.0)]
-    assert [step for step, _ in sink.series("note", "validation")] == [0, 1]
+    assert [step for step, _ in sink.series("note/text_summary", "validation")] == [0, 1]
     assert [value.buckets[:, 2].sum() for _, value in sink.series("activations/head", "validation")] == [21, 21]
     assert [value.buckets[:, 2].sum() for _, value in sink.series("activations/head")] == [12, 12]
 
@@ -302,8 +302,10 @@ def test_a_forgotten_monitor_leaves_no_hook_and_loses_nothing(tmp_path):
     del monitor
     gc.collect()
     assert hooks(model) == 0
-    with Monitor(model, tmp_path) as again:
-        again.log_epoch()
+    with pytest.warns(TorchboardWarning, match="holds a run"):
+        again = Monitor(model, tmp_path)
+    again.log_epoch()
+    again.close()
     assert len(list((tmp_path / "train").iterdir())) == 2
 
 
@@ -414,9 +416,12 @@ def test_a_log_dir_that_cannot_be_used_is_refused_before_anything_is_hooked(tmp_
 
 
 def test_a_second_run_in_one_directory_starts_again_in_a_file_that_sorts_later(tmp_path):
-    for _ in range(2):
-        with Monitor(Net(), tmp_path) as monitor:
-            monitor.log_epoch(loss=1.0)
+    with Monitor(Net(), tmp_path) as monitor:
+        monitor.log_epoch(loss=1.0)
+    with pytest.warns(TorchboardWarning, match="resume=True"):
+        monitor = Monitor(Net(), tmp_path)
+    monitor.log_epoch(loss=1.0)
+    monitor.close()
     assert len(list((tmp_path / "train").iterdir())) == 2
 
 

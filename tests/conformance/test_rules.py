@@ -16,6 +16,7 @@ from test_pages import check_buckets
 from torch import nn
 
 from torchboard import Monitor, SummaryWriter
+from torchboard.errors import TorchboardWarning
 from torchboard.run import open_run
 from torchboard.values import Histogram, Image, Scalar
 
@@ -83,7 +84,7 @@ def test_a_wall_time_given_is_the_one_shown(show, tmp_path):
         writer.add_scalar(END, 0.0)
     board = loaded(show(tmp_path / "log"))
     assert board.series("scalars", ".", "loss") == [[1234567890.5, 0, 1.0]]
-    assert board.plugin("text", "text", run=".", tag="note")[0]["wall_time"] == 1234567891.25
+    assert board.plugin("text", "text", run=".", tag="note/text_summary")[0]["wall_time"] == 1234567891.25
 
 
 def test_descriptions_are_shown_as_markdown(show, tmp_path):
@@ -113,7 +114,7 @@ def test_a_tag_may_be_any_text(show, tmp_path):
     for tag in tags:
         assert board.points(".", tag) == [(3, 2.0)]
         assert board.series("histograms", ".", tag + " h")[0][1] == 3
-        assert "größe 損失" in board.plugin("text", "text", run=".", tag=tag + " t")[0]["text"]
+        assert "größe 損失" in board.plugin("text", "text", run=".", tag=tag + " t/text_summary")[0]["text"]
 
 
 def test_a_run_may_have_any_name(show, tmp_path):
@@ -141,7 +142,8 @@ def monitored(log_dir, losses, scale):
 
 def test_a_second_run_in_the_same_directory_hides_the_first(show, tmp_path):
     monitored(tmp_path / "log", [9.0, 8.0, 7.0, 6.0, 5.0], scale=0.5)
-    monitored(tmp_path / "log", [1.0, 2.0, 3.0], scale=0.25)
+    with pytest.warns(TorchboardWarning, match="holds a run"):
+        monitored(tmp_path / "log", [1.0, 2.0, 3.0], scale=0.25)
     board = show(tmp_path / "log")
     board.allowed += RESTARTED
     for run, last in (("train", 3.0), ("validation", 6.0)):
@@ -273,7 +275,7 @@ def test_text_is_drawn_as_markdown_and_cannot_inject_a_script(show, tmp_path):
     with SummaryWriter(tmp_path / "log") as writer:
         writer.add_text("note", "# Title\n\n| a | b |\n| --- | --- |\n| 1 | `x` |\n\n<script>alert(1)</script>", 4)
         writer.add_scalar(END, 0.0)
-    (note,) = loaded(show(tmp_path / "log")).plugin("text", "text", run=".", tag="note")
+    (note,) = loaded(show(tmp_path / "log")).plugin("text", "text", run=".", tag="note/text_summary")
     assert note["step"] == 4
     assert (
         "<h1>Title</h1>" in note["text"] and "<td><code>x</code></td>" in note["text"] and "<script" not in note["text"]

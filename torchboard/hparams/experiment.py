@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
-from torchboard.errors import InvalidValueError
+from torchboard.errors import InvalidValueError, RunError
 from torchboard.hparams.domains import Discrete, HParam, Metric, listed
+from torchboard.reader import read
 from torchboard.run import open_run
 from torchboard.values.hparams import EXPERIMENT_TAG, Experiment, HParamInfo, Interval, MetricInfo, Plain
 
@@ -16,20 +18,39 @@ def hparams_config(log_dir: str | os.PathLike[str], hparams: Iterable[HParam], m
     """Declares the experiment of all trials below ``log_dir``: the columns of the table, and nothing but these.
 
     Write it once, before or after the trials, into the directory that TensorBoard is pointed at: of several it keeps one.
-    A metric may be given by its tag alone. It is on disk when this returns.
+    A second one that says the same is left out, so that every trial's program may declare it. A metric may be given by its
+    tag alone. It is on disk when this returns. The event files of the directory itself are read before.
 
     Raises:
-        InvalidValueError: something is no hyperparameter or no metric, or a name comes twice.
+        InvalidValueError: something is no hyperparameter or no metric, or a name comes twice; or the directory declares
+            another experiment.
         RunError: the directory cannot be used.
         RunInUseError: another process is writing in it.
     """
     experiment = experiment_of(hparams, metrics)
+    known = _declared(log_dir)
+    if known is not None and replace(known, time=experiment.time) == experiment:
+        return
+    if known is not None:
+        raise InvalidValueError(
+            f"an experiment for {os.fspath(log_dir)!r}",
+            "the directory declares another, and TensorBoard would go on showing the columns of that one",
+            "remove its event file, or use a directory of its own",
+        )
     run = open_run(log_dir)
     try:
         run.write(0, ((EXPERIMENT_TAG, experiment),))
         run.flush()
     finally:
         run.close()
+
+
+def _declared(log_dir: str | os.PathLike[str]) -> Experiment | None:
+    """The experiment that a directory declares, if it does."""
+    try:
+        return read(log_dir).values(EXPERIMENT_TAG, ".").values[0]
+    except (InvalidValueError, RunError):
+        return None
 
 
 def experiment_of(hparams: Iterable[HParam], metrics: Iterable[Metric | str]) -> Experiment:

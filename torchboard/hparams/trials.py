@@ -95,6 +95,20 @@ class Trial:
             run.close()
 
 
+def trial_of(hparams: Choice | None, trial_id: str | None) -> tuple[dict[str, Plain], str] | None:
+    """A trial's hyperparameters and its id, as ``start_session`` takes them; None where there are none.
+
+    Raises:
+        InvalidValueError: there is an id only, or a value is of another type or outside its domain.
+    """
+    if hparams is None:
+        if trial_id is not None:
+            raise InvalidValueError(f"trial_id={trial_id!r}", "there are no hyperparameters", "give hparams too")
+        return None
+    plain = plain_hparams(hparams)
+    return plain, trial_id_of(trial_id, plain)
+
+
 def start_session(run: Run, hparams: Mapping[str, Plain], trial_id: str) -> None:
     """Writes the beginning of a trial to a run, with what ``plain_hparams`` and ``trial_id_of`` give."""
     now = time.time()
