@@ -165,3 +165,14 @@ def test_a_file_stays_below_its_run(run, path):
     run.close()
     with pytest.raises(ClosedError):
         run.put("a/b.txt", b"y")
+
+
+def test_where_one_tag_is_refused_none_is_noted():
+    run = Run(MemorySink())
+    run.write(0, (("words", Text("a")),))
+    with pytest.raises(TagError):
+        run.write(5, (("loss", Scalar(1.0)), ("words", Scalar(1.0))))
+    run.write(3, (("loss", Scalar(1.0)),))  # warns, and fails, if step 5 was noted
+    with pytest.raises(TagError):
+        run.write(6, (("new", Scalar(1.0)), ("new", Text("a"))))
+    run.write(6, (("new", Text("a")),))

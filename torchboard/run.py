@@ -99,12 +99,9 @@ class Run:
         self._check_open()
         step = check_step(step)
         wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
-        book = self._live.book(self.name)
-        for tag, value in pairs:
-            book.admit(tag, value.plugin, step)
-        for item in pending:
-            for tag, plugin in item.plugins.items():
-                book.admit(tag, plugin, step)
+        tags = [(tag, value.plugin) for tag, value in pairs]
+        tags += [tag for item in pending for tag in item.plugins.items()]
+        self._live.book(self.name).admit(tags, step)
         self.sink.write(Event(step, wall_time, tuple(pairs), self.name, tuple(pending), droppable))
 
     def write_row(

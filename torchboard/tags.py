@@ -7,6 +7,7 @@ A second kind under a tag is refused at the call; a step that does not go up is 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torchboard.errors import TagError, TorchboardWarning
@@ -60,7 +61,7 @@ class TagBook:
         """Notes one more scalar of each tag; tags that come together again are looked up together.
 
         Raises:
-            TagError: as ``admit``; those before it are noted.
+            TagError: as ``admit``.
         """
         try:
             curves = self._rows.get(tags)
@@ -70,38 +71,44 @@ class TagBook:
             for curve in curves:
                 curve.step = step
             return
-        for tag in tags:
-            self.admit(tag, Scalar.plugin, step)
+        self.admit([(tag, Scalar.plugin) for tag in tags], step)
         if len(self._rows) >= _MAX_ROWS:
             self._rows.clear()
         self._rows[tags] = [self._tags[tag] for tag in tags]
 
-    def admit(self, tag: str, plugin: str, step: int) -> None:
-        """Notes one more value of a tag.
+    def admit(self, values: Sequence[tuple[str, str]], step: int) -> None:
+        """Notes one more value of each tag, ``(tag, plugin)``; none of them where one is refused.
 
         Raises:
-            TagError: the tag is not a text, is empty, or already holds another kind of value.
+            TagError: a tag is not a text, is empty, or already holds another kind of value.
         """
-        entry = self._tags.get(tag) if isinstance(tag, str) else None
-        if entry is None:
+        kinds: dict[str, str] = {}
+        for tag, plugin in values:
             check_tag(tag)
+            known = self._tags[tag].plugin if tag in self._tags else kinds.setdefault(tag, plugin)
+            if known != plugin:
+                raise TagError(
+                    f"tag {tag!r} with a value for {plugin}",
+                    f"the tag already holds {known} in this run, and TensorBoard shows neither where two kinds share a tag",
+                    f"use another tag, such as {plugin + '/' + tag!r}",
+                )
+        for tag, plugin in values:
+            self._note(tag, plugin, step)
+
+    def _note(self, tag: str, plugin: str, step: int) -> None:
+        entry = self._tags.get(tag)
+        if entry is None:
             entry = self._tags[tag] = Curve(tag, plugin, step)
             if plugin == Scalar.plugin and len(tag.encode()) <= MAX_TAG_BYTES:
                 self.curves[tag] = entry
             return
-        if entry.plugin != plugin:
-            raise TagError(
-                f"tag {tag!r} with a value for {plugin}",
-                f"the tag already holds {entry.plugin} in this run, and TensorBoard shows neither where two kinds share a tag",
-                f"use another tag, such as {plugin + '/' + tag!r}",
-            )
         if step <= entry.step and not entry.warned:
             entry.warned = True
             warnings.warn(
                 f"tag {tag!r} went from step {entry.step} to {step}: TensorBoard's default loader shows only the last pass over "
                 "a step; give every value a step of its own that goes up (global_step)",
                 TorchboardWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         entry.step = step
 
