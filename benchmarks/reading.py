@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -216,12 +217,17 @@ def main() -> None:
     parser.add_argument("--variant", choices=READERS)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--write", type=Path, help="only write the logs into this directory")
     options = parser.parse_args()
     if options.variant:
         print(json.dumps(measure(options.variant, options.log)))
         return
+    if options.write:
+        write_logs(options.write)
+        return
     with tempfile.TemporaryDirectory() as directory:
-        write_logs(Path(directory))
+        # A process's peak of memory is inherited by those that it starts, so this one must stay small.
+        subprocess.run([sys.executable, __file__, "--write", directory], check=True)
         harness.write_result("reading", report(options.rounds, Path(directory)))
 
 

@@ -271,6 +271,8 @@ def _decode(column: Column, event: Any, position: int, index: RunIndex) -> Value
     kind = KINDS[column.plugin]
     if event.HasField("graph_def"):
         return kind.decode(event.graph_def)
+    if event.HasField("tagged_run_metadata"):
+        return kind.decode(event.tagged_run_metadata.run_metadata)
     message = event.summary.value[position]
     if not message.HasField("metadata") and column.tag in index.metadata:
         message.metadata.CopyFrom(index.metadata[column.tag])
