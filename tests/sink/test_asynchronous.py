@@ -6,6 +6,7 @@ import errno
 import subprocess
 import sys
 import threading
+import warnings
 
 import pytest
 
@@ -275,3 +276,21 @@ def test_files_in_the_queue_count_towards_its_size():
     putter.join()
     sink.close()
     assert waits and len(gate.files) == 4
+
+
+def test_a_defect_behind_the_queue_is_told_and_the_thread_lives_on(monkeypatch):
+    gate = Gate()
+    sink = AsyncSink(gate)
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "_log_dropped", lambda *_: 1 / 0)
+        sink.write(event(1))
+        with pytest.raises(SinkError, match="division"):
+            for _ in range(500):
+                sink.write(event(2))
+                threading.Event().wait(0.01)
+    sink.write(event(3))
+    sink.flush()
+    assert written(gate)[-1] == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TorchboardWarning)
+        sink.close()

@@ -109,6 +109,32 @@ def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch
     assert steps(tmp_path) == [1, 3]
 
 
+def test_what_could_not_be_cut_off_at_once_is_cut_off_before_the_next_write(tmp_path, monkeypatch):
+    sink = EventFileSink(str(tmp_path))
+    write(sink, 1)
+    pwrite, calls = os.pwrite, []
+
+    def broken_disk(file, data, offset):
+        calls.append(offset)
+        if len(calls) == 1:
+            return pwrite(file, data[:-1], offset)
+        raise OSError(errno.EIO, "Input/output error")
+
+    def no_cut(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", broken_disk)
+        patch.setattr(os, "ftruncate", no_cut)
+        with pytest.raises(OSError, match="Input/output"):
+            sink.write(Event(2, 1.0, (("longer than what comes next", Scalar(2.0)),), ""))
+        with pytest.raises(OSError, match="Input/output"):
+            write(sink, 2)
+    write(sink, 3)
+    sink.close()
+    assert steps(tmp_path) == [1, 3]
+
+
 def test_a_file_that_could_not_be_begun_can_be_begun_later(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -4,9 +4,8 @@
 reached the wrapped sink and was flushed there. *Errors*: a fault behind the queue is raised by the next call, once, with
 its cause; a full disk and its like are, by default, warned of once, retried, and training goes on.
 
-Scalars have a **lane** of their own into the same queue, in which a call costs an append: it is open only while there is
-nothing to check, and whoever finds it closed goes through ``write``. The thread looks at the queue every 20 ms
-rather than being woken by every event, which would cost the caller ten times the append.
+Scalars have a **lane** into the same queue, in which a call costs an append; whoever finds it closed goes through ``write``.
+The thread looks at the queue every 20 ms: being woken by every event would cost the caller ten times the append.
 """
 
 from __future__ import annotations
@@ -80,8 +79,7 @@ class AsyncSink:
         self._raises = on_error == "raise"
         self._queue: deque[bytes | Event | Row | File | Flush] = deque()
         self.lane = Lane(self._queue)
-        self._closing = False
-        self._inherited = False
+        self._closing = self._inherited = False
         self._use(sink)
         self._begin()
         self._watch_endings()
@@ -228,12 +226,10 @@ class AsyncSink:
             items = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self._in_hand = len(items)
             self._set_lane()
-            for kind, group in groupby(items, type):
-                if kind is bytes:
-                    self._deliver_points(np.frombuffer(b"".join(group), POINT))
-                else:
-                    for item in group:
-                        self._deliver(item)
+            try:
+                self._deliver_all(items)
+            except Exception as error:  # a defect of ours: what a sink raises is taken where it comes up
+                self._fail(error)
             self._in_hand = 0
             if not items and closing:
                 break
@@ -244,6 +240,14 @@ class AsyncSink:
                 self._wait(idle)
         self._attempt(self._sink.flush)
         self._attempt(self._sink.close)
+
+    def _deliver_all(self, items: list[bytes | Event | Row | File | Flush]) -> None:
+        for kind, group in groupby(items, type):
+            if kind is bytes:
+                self._deliver_points(np.frombuffer(b"".join(group), POINT))
+            else:
+                for item in group:
+                    self._deliver(item)
 
     def _wait(self, idle: int) -> None:
         """Until the next tick, or, after some idle ones, until somebody writes."""
@@ -256,11 +260,8 @@ class AsyncSink:
         self._set_lane()
 
     def _set_lane(self) -> None:
-        shut = self._parked or self._stalled or self._closing or self._error is not None or self._in_hand >= _BATCH
-        if shut:
-            self.lane.close()
-        else:
-            self.lane.open()
+        busy = self._parked or self._stalled or self._in_hand >= _BATCH
+        self.lane.limit = 0 if busy or self._closing or self._error is not None else LIMIT
 
     def _deliver(self, item: Event | Row | File | Flush) -> None:
         if isinstance(item, Flush):
@@ -321,7 +322,7 @@ class AsyncSink:
         """Says in the log what is missing from it, once writing works."""
         if self.dropped != self._dropped_logged and not self._stalled:
             event = Event(step, time.time(), ((DROPPED_TAG, Scalar(float(self.dropped))),), run)
-            if self._attempt(lambda: self._sink.write(event)):
+            if self._attempt(partial(self._sink.write, event)):
                 self._dropped_logged = self.dropped
 
     def _attempt(self, action: Callable[[], None]) -> bool:

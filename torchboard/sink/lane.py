@@ -25,8 +25,5 @@ class Lane:
         self.queue = queue
         self.limit = 0
 
-    def open(self) -> None:
-        self.limit = LIMIT
-
     def close(self) -> None:
         self.limit = 0

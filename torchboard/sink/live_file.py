@@ -41,6 +41,7 @@ class EventFile:
         self._file: int | None = None
         self._owner: int | None = None
         self._offset = 0
+        self._torn = False
         self.users = 0
         try:
             self._open()
@@ -71,12 +72,20 @@ class EventFile:
                     written += os.pwrite(self._file, data[written:], self._offset + written)
             except OSError:
                 whole = 0 if ends is None else int(ends[: np.searchsorted(ends, written, "right")].max(initial=0))
-                os.ftruncate(self._file, self._offset + whole)
+                self._offset += whole
+                self._torn = True
+                with suppress(OSError):  # else before the next write
+                    self._mend()
                 if not whole:
                     raise
-                written = whole
+                return whole
             self._offset += written
             return written
+
+    def _mend(self) -> None:
+        """Cuts off what a failed write left behind the last whole record."""
+        os.ftruncate(self._file, self._offset)
+        self._torn = False
 
     def sync(self) -> None:
         """Returns when the disk has what was appended."""
@@ -113,6 +122,8 @@ class EventFile:
         """Sees to it that there is a file to write to: the one that was suspended, or a new one."""
         if self._file is not None:
             if os.fstat(self._file).st_nlink:
+                if self._torn:
+                    self._mend()
                 return
             self._close()
             path, self._path = self._path, None
@@ -133,6 +144,7 @@ class EventFile:
         name = event_file_name(existing, time.time(), socket.gethostname(), os.getpid(), self._suffix)
         self._path = os.path.join(self._directory, name)
         self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        self._torn = False
         header = b"".join(frame(message.SerializeToString()) for message in _header(self._purge_step, not existing))
         try:
             self._offset = os.pwrite(self._file, header, 0)
