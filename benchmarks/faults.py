@@ -3,14 +3,13 @@
     python benchmarks/faults.py [--rows ROW ...] [--writers WRITER ...]
 
 Every cell is a fresh process with a time-out, and what it left on disk is read with TensorBoard's loader. TensorFlow's
-writers take part where TensorFlow can be imported. Nothing is timed but the longest wait of a call, on a machine that may be
-busy. Rows that slow the disk down need strace. Writes ``results/faults.md``.
+writers take part where ``TENSORFLOW_PYTHON`` names an interpreter that has it. Nothing is timed but the longest wait of a
+call, on a machine that may be busy. Rows that slow the disk down need strace. Writes ``results/faults.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import shutil
@@ -27,7 +26,7 @@ from pathlib import Path
 import fault_child
 from fault_child import ROWS, SIZE, WRITERS, Notes
 from google_crc32c import value as crc32c
-from harness import machine, table, write_result
+from harness import TENSORFLOW_PYTHON, machine, table, write_result
 
 START_SECONDS = 90
 """How long a child may take to import its writer."""
@@ -90,7 +89,8 @@ def run(row: str, writer: str) -> Outcome | None:
     log_dir.mkdir()
     notes_path.write_bytes(bytes(SIZE))
     notes = Notes(str(notes_path))
-    command = [sys.executable, fault_child.__file__, row, writer, str(log_dir), str(notes_path)]
+    python = TENSORFLOW_PYTHON if writer.startswith("tf") else sys.executable
+    command = [python, fault_child.__file__, row, writer, str(log_dir), str(notes_path)]
     if row in SLOW:
         calls = "write,pwrite64,writev"
         trace = [f"--trace={calls}", f"--inject={calls}:delay_enter={DELAY_US}", f"--output={os.devnull}"]
@@ -209,8 +209,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=rows, choices=rows)
     parser.add_argument("--writers", nargs="*", default=None, choices=list(WRITERS))
     arguments = parser.parse_args()
-    tensorflow = importlib.util.find_spec("tensorflow") is not None
-    writers = arguments.writers or [name for name in WRITERS if tensorflow or not name.startswith("tf")]
+    writers = arguments.writers or [name for name in WRITERS if TENSORFLOW_PYTHON or not name.startswith("tf")]
     logging.getLogger("tensorboard").setLevel(logging.CRITICAL)
     cells = [(row, writer) for row in arguments.rows for writer in writers]
     with ThreadPoolExecutor(JOBS) as pool:
@@ -230,7 +229,7 @@ def main() -> None:
         "",
         table(["trouble", *(NAMES.get(writer, writer) for writer in writers)], lines),
         "",
-        machine("torch", "tensorboard", "tensorboardX", *(["tensorflow-cpu"] if tensorflow else [])),
+        machine("torch", "tensorboard", "tensorboardX"),
     ]
     if arguments.rows == rows and not arguments.writers:
         write_result("faults", "\n".join(text))
