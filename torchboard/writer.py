@@ -238,14 +238,20 @@ class SummaryWriter(ScalarMethods, DashboardMethods, PeerAttributes):
         """The graph of one forward pass of ``model`` on ``input_to_model`` (a tensor, or a tuple or dict of arguments).
 
         The pass runs in evaluation mode and leaves the model as it was. Nothing is traced or compiled, so ``verbose`` and
-        ``use_strict_trace`` have nothing to act on.
+        ``use_strict_trace`` have nothing to act on. Beside the operations with what they cost come the layers of the model
+        and, as a text, a table of them. ``model`` may be what ``torchboard.graph`` gave, too; then nothing runs.
 
         Raises:
-            InvalidValueError: ``model`` is not a module.
+            InvalidValueError: ``model`` is not a module, or cannot be recorded.
+            Exception: what the model itself raises; what ran before is written.
         """
-        from torchboard.capture.graphs import graph_of
+        from torchboard.graph.recorded import recording_for_writer
 
-        self._write(0, None, pending=(graph_of(model, input_to_model),))
+        recorded, error = recording_for_writer(model, input_to_model)
+        if recorded is not None:
+            self._write(0, None, pending=(recorded,))
+        if error is not None:
+            raise error
 
     def add_onnx_graph(self, prototxt: str | os.PathLike[str]) -> None:
         """The graph of an ONNX file, nested by the modules that the exporter noted; weights are not loaded.

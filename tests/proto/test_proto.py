@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
-from tensorboard.compat.proto import event_pb2, graph_pb2, summary_pb2, tensor_pb2
+from tensorboard.compat.proto import config_pb2, event_pb2, graph_pb2, summary_pb2, tensor_pb2
 from tensorboard.plugins.audio import plugin_data_pb2 as audio_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_pb2
@@ -78,6 +78,12 @@ def test_every_field_has_the_number_and_type_that_tensorboard_gives_it(peer):
         for name, value in ours.items()
     }
     assert [name for name in theirs if name not in ours and not any(word in name for word in left_out)] == []
+
+
+def test_of_the_costs_of_a_run_we_have_a_part_with_the_same_numbers():
+    ours, theirs = fields(proto.RunMetadata.DESCRIPTOR), fields(config_pb2.RunMetadata.DESCRIPTOR)
+    assert "step_stats.dev_stats.node_stats.memory.total_bytes" in ours
+    assert {name: theirs.get(name) for name in ours} == ours
 
 
 def test_a_message_of_ours_reads_as_one_of_tensorboards():

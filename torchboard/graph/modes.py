@@ -6,23 +6,31 @@ and return what it returned. They act on the thread that enters them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+from torchboard.graph.tensors import tensors_in
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 class OperatorCall(NamedTuple):
-    """An operator that ran, with what it was given and what it returned."""
+    """An operator that ran, with what it was given and what it returned, and the seconds that the call took."""
 
     operator: Any
     args: Arguments
     kwargs: Keywords
     result: Any
+    seconds: float = 0.0
 
 
 class Listener(Protocol):
@@ -60,7 +68,11 @@ class FunctionMode(TorchFunctionMode):
 
 
 class OperatorMode(TorchDispatchMode):
-    """Reports the operators that reach the dispatcher."""
+    """Reports the operators that reach the dispatcher.
+
+    In inference mode, composite operators such as ``linear`` arrive whole. They are run by their parts, as everywhere
+    else, so that a pass has the same operators in every mode.
+    """
 
     supports_higher_order_operators = True
 
@@ -70,10 +82,25 @@ class OperatorMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and _is_plain_composite(func, args, kwargs):
+            with self:
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         token = self._listener.operator_begins(args, kwargs)
+        began = time.perf_counter()
         result = func(*args, **kwargs)
-        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result))
+        seconds = time.perf_counter() - began
+        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result, seconds))
         return result
+
+
+def _is_plain_composite(operator: Any, args: Arguments, kwargs: Keywords) -> bool:
+    """Whether an operator is made of others on tensors like these; nested, sparse and wrapped ones have their own ways."""
+    if not isinstance(operator, torch._ops.OpOverload):
+        return False
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), _COMPOSITE):
+        return False
+    tensors = tensors_in((args, kwargs))
+    return all(type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested for tensor in tensors)
 
 
 Modes = tuple[FunctionMode, OperatorMode]

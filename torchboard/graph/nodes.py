@@ -26,7 +26,7 @@ class TensorSpec:
     """What is known of a tensor once it is gone.
 
     Attributes:
-        shape: sizes of its axes, or None for one that has none (a jagged nested tensor).
+        shape: sizes of its axes, -1 where one is a symbol; None for a tensor that has none (a jagged nested one).
         dtype: such as ``float32``.
         device: as torch writes it, such as ``cuda:0``.
     """
@@ -34,6 +34,25 @@ class TensorSpec:
     shape: tuple[int, ...] | None
     dtype: str
     device: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an operation cost in the recorded pass.
+
+    Attributes:
+        flops: floating point operations as ``torch.utils.flop_counter`` counts them: two for a multiplication and an
+            addition, none for what is not a product of matrices, a convolution or attention.
+        nbytes: bytes of the storages that it allocated for its results; none for a view or an in-place write.
+        seconds: how long its operators ran; 0 where that cannot be seen from the host (CUDA) or nothing was computed.
+        start: the seconds that operators had run when it began. What lies between operators is left out: the recorder's
+            own work is there.
+    """
+
+    flops: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,7 @@ class Node:
         outputs: what it gave.
         aten: the operators it came down to, each once, in the order they first ran.
         attributes: its plain arguments, ``(name, text)``.
+        cost: of an op.
     """
 
     id: int
@@ -61,6 +81,7 @@ class Node:
     outputs: tuple[TensorSpec, ...] = ()
     aten: tuple[str, ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True)
@@ -84,8 +105,10 @@ class Graph:
         name: class name of the model.
         nodes: in the order in which they were met.
         calls: every call of a module, in the order in which they began; the first is the root's.
+        note: what is to be known of it where it is not a whole pass; empty where it is.
     """
 
     name: str
     nodes: tuple[Node, ...]
     calls: tuple[ModuleCall, ...]
+    note: str = ""

@@ -13,6 +13,7 @@ fail: an error of its own ends the recording, is kept, and the pass goes on.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from torch.utils.hooks import RemovableHandle
 
 from torchboard.errors import InvalidValueError
 from torchboard.graph import modes
+from torchboard.graph.drafts import Function
 from torchboard.graph.inert import InertWhenCopied
 from torchboard.graph.module_names import module_names, unwrapped
 from torchboard.graph.nodes import Graph, Source
-from torchboard.graph.tape import Function, Tape
+from torchboard.graph.tape import Tape
 
 
 class GraphRecorder:
@@ -40,11 +42,13 @@ class GraphRecorder:
 
     Attributes:
         graph: what was recorded; None until a pass has gone through to its end.
+        partial: what ran of the last pass that raised; None if none did. The recorder waits for the next pass.
         error: what ended the recording before that; None as a rule.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.graph: Graph | None = None
+        self.partial: Graph | None = None
         self.error: Exception | None = None
         self._model = model
         self._pass: _Pass | None = None
@@ -125,14 +129,17 @@ class GraphRecorder:
             running.guarded(running.tape.leave, "")
             if running.tape.depth and running.error is None:
                 return
-        complete = running.is_alive() and not running.has_raised(result)
-        wanted = not running.over
+        alive, wanted, raised = running.is_alive(), not running.over, running.raised(result)
+        complete = alive and raised is None
         running.end()
         self._over()
         self.error = running.error or self.error
         if complete:
             running.tape.take(result)
             self.graph = running.tape.graph()
+        elif alive:
+            note = f"the pass raised {type(raised).__name__}, and this is what ran before"
+            self.partial = dataclasses.replace(running.tape.graph(), note=note)
         if complete or not wanted or self.error is not None:
             self.detach()
 
@@ -194,9 +201,10 @@ class _Pass:
         """Whether what happens now is to be recorded."""
         return not self.over and self.error is None and self.is_mine()
 
-    def has_raised(self, result: Any) -> bool:
-        """Whether the model raised: then its post hooks get None, while an exception is handled that was not before."""
-        return result is None and sys.exc_info()[1] not in (None, self._handled)
+    def raised(self, result: Any) -> BaseException | None:
+        """What the model raised: then its post hooks get None, while an exception is handled that was not before."""
+        handled = sys.exc_info()[1]
+        return handled if result is None and handled is not self._handled else None
 
     def function_begins(
         self, function: Callable[..., Any], args: modes.Arguments, kwargs: modes.Keywords

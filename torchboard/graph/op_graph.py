@@ -1,10 +1,13 @@
-"""The operations of a recorded pass as TensorBoard's run graph."""
+"""The operations of a recorded pass as TensorBoard's run graph, and what they cost as its profile."""
 
 from __future__ import annotations
+
+import math
 
 from torchboard.graph.nodes import Graph, Node, Source
 from torchboard.graph.paths import paths
 from torchboard.values.graph import OpGraph, OpNode
+from torchboard.values.graph_profile import GraphProfile, NodeStats
 
 _OPS = {"input": "Placeholder", "parameter": "Parameter", "buffer": "Buffer", "constant": "Const", "output": "Output"}
 """What the info card calls a node that is not an operation. ``Const`` is drawn beside its reader and not as a node."""
@@ -17,10 +20,36 @@ def op_graph(graph: Graph) -> OpGraph:
     """One node for each of the graph's, named by its modules: ``Net/layer1/0/conv1/conv2d``.
 
     Names are unique, none is a box around others, every input exists, every edge has its shape, and no box holds more
-    than 1000 things.
+    than 1000 things. Attributes of an operation are its arguments and what it cost: ``flops``, the elements of the
+    ``parameters`` it read, and ``activation_bytes``, the memory of its results.
     """
-    names = paths([(node.scope, node.name) for node in graph.nodes])
+    names = _names(graph)
     return OpGraph(tuple(_op_node(graph, node, names) for node in graph.nodes))
+
+
+def graph_profile(graph: Graph) -> GraphProfile:
+    """What the operations of ``op_graph(graph)`` cost.
+
+    Times are those of operators alone, one after the other, so that the time of a box is the sum of what is in it.
+    """
+    names = _names(graph)
+    return GraphProfile(
+        tuple(
+            _stats(node, names[node.id], _device(node.outputs[0].device))
+            for node in graph.nodes
+            if node.kind == "op" and node.outputs
+        )
+    )
+
+
+def _names(graph: Graph) -> list[str]:
+    return paths([(node.scope, node.name) for node in graph.nodes])
+
+
+def _stats(node: Node, name: str, device: str) -> NodeStats:
+    start, end = node.cost.start * 1e6, (node.cost.start + node.cost.seconds) * 1e6
+    duration = max(1, round(end) - round(start)) if node.cost.seconds else 0
+    return NodeStats(name, device, round(start), duration, node.cost.nbytes)
 
 
 def _op_node(graph: Graph, node: Node, names: list[str]) -> OpNode:
@@ -30,7 +59,7 @@ def _op_node(graph: Graph, node: Node, names: list[str]) -> OpNode:
         inputs=tuple(dict.fromkeys(_reference(graph, source, names) for source in node.inputs)),
         device=_device(node.outputs[0].device) if node.outputs else "",
         output_shapes=tuple(spec.shape for spec in node.outputs),
-        attributes=_attributes(node),
+        attributes=_attributes(graph, node),
     )
 
 
@@ -40,14 +69,27 @@ def _reference(graph: Graph, source: Source, names: list[str]) -> str:
     return f"{names[source.node]}:{source.output}" if exists else names[source.node]
 
 
-def _attributes(node: Node) -> tuple[tuple[str, str], ...]:
-    """The call's arguments, the element types of its results and the operators it came down to."""
+def _attributes(graph: Graph, node: Node) -> tuple[tuple[str, str], ...]:
+    """The call's arguments, the element types of its results, the operators it came down to and what it cost."""
     found = dict(node.attributes)
     if node.outputs:
         found["dtype"] = ", ".join(dict.fromkeys(spec.dtype for spec in node.outputs))
     if node.aten:
         found["aten"] = ", ".join(name.removeprefix("aten::") for name in node.aten)
+    costs = {
+        "flops": node.cost.flops,
+        "parameters": _parameters(graph, node),
+        "activation_bytes": node.cost.nbytes,
+    }
+    found.update((key, f"{number:,}") for key, number in costs.items() if number)
     return tuple((key, text[:_MAX_TEXT]) for key, text in found.items())
+
+
+def _parameters(graph: Graph, node: Node) -> int:
+    """Elements of the parameters that an operation reads."""
+    read = {source.node for source in node.inputs if graph.nodes[source.node].kind == "parameter"}
+    shapes = (graph.nodes[number].outputs[0].shape for number in read)
+    return sum(math.prod(shape) for shape in shapes if shape is not None and -1 not in shape)
 
 
 def _device(device: str) -> str:

@@ -81,6 +81,16 @@ class Producers:
             storage.writes.pop(view, None)
             storage.writes[view] = mark
 
+    def allocated(self, tensors: list[torch.Tensor]) -> int:
+        """Bytes of the storages under ``tensors`` that were not seen before."""
+        fresh: dict[int, int] = {}
+        for tensor in tensors:
+            for inner in _wrapped(tensor) or (tensor,):
+                key = storage_key(inner)
+                if key is not None and key not in self._storages:
+                    fresh[key] = inner.untyped_storage().nbytes()
+        return sum(size for size in fresh.values() if isinstance(size, int))
+
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether this very tensor was seen, and not only another on the same storage."""
         return tensor in self._tensors
@@ -98,6 +108,8 @@ class Producers:
                 return tuple(dict.fromkeys(source for inner in _wrapped(tensor) for source in self.of(inner)))
             return (known.source,)
         origin = known or storage.views.get(view_of(tensor)) or storage.maker
+        if not storage.writes:
+            return (origin.source,)
         view = view_of(tensor if through is None else through)
         sources = []
         for written, mark in reversed(storage.writes.items()):
@@ -130,11 +142,13 @@ def storage_key(tensor: torch.Tensor) -> int | None:
 
 
 def view_of(tensor: torch.Tensor) -> View | None:
-    """The part of its storage that ``tensor`` looks at; None for one that is not strided."""
+    """The part of its storage that ``tensor`` looks at; None for one that is not strided or has symbols for sizes."""
     try:
-        return View(int(tensor.storage_offset()), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-    except Exception:
+        view = View(tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+        hash(view)
+    except Exception:  # symbols cannot be hashed
         return None
+    return view
 
 
 def _wrapped(tensor: torch.Tensor) -> list[torch.Tensor]:

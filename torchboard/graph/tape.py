@@ -8,16 +8,16 @@ tensors only for their identity, place in memory, shape, type and device; it lau
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from torchboard.errors import InvalidValueError
+from torchboard.graph.drafts import Draft, Function, Running
+from torchboard.graph.flops import flops_of
 from torchboard.graph.modes import OperatorCall
 from torchboard.graph.module_names import class_name
-from torchboard.graph.nodes import Graph, Kind, ModuleCall, Node, Scope, Source, TensorSpec
+from torchboard.graph.nodes import Cost, Graph, Kind, ModuleCall, Scope, Source
 from torchboard.graph.producers import Producers, view_of
 from torchboard.graph.tensors import (
     call_arguments,
@@ -32,54 +32,18 @@ from torchboard.graph.tensors import (
     written_arguments,
 )
 
-MAX_NODES = 50_000
-"""A graph with more nodes could not be looked at in a browser; recording stops there."""
+MAX_NODES = 200_000
+"""How many nodes are written down; what runs after them is not."""
 
-_MAX_ATEN = 16
 _TRANSPARENT = frozenset({"aten::detach", "aten::alias", "aten::lift_fresh", "aten::view"})
 """Unless the user asks for one, these only make another tensor object for the same view: autograd does that often."""
 _CAST = "aten::_to_copy"
+_INDEXING = ("getitem", "setitem")
 _RESHAPING = frozenset(
     {"aten::view", "aten::_unsafe_view", "aten::reshape", "aten::expand", "aten::t", "aten::transpose", "aten::permute"}
     | {"aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::clone", "aten::empty", _CAST}
 )
 """What functions do around their work; their arguments are not what the function was called with."""
-
-
-@dataclass
-class _Draft:
-    """A node that may still grow."""
-
-    id: int
-    kind: Kind
-    name: str
-    scope: Scope = ()
-    module: str | None = None
-    inputs: dict[Source, None] = field(default_factory=dict)
-    outputs: tuple[TensorSpec, ...] = ()
-    aten: dict[str, None] = field(default_factory=dict)
-    attributes: tuple[tuple[str, str], ...] = ()
-
-    def read(self, sources: Iterable[Source]) -> None:
-        self.inputs.update(dict.fromkeys(source for source in sources if source.node != self.id))
-
-
-@dataclass
-class Function:
-    """A torch function that is running; it has a node once it has come down to an operator."""
-
-    name: str
-    attributes: tuple[tuple[str, str], ...] = ()
-    draft: _Draft | None = None
-
-
-@dataclass(frozen=True)
-class _Running:
-    """A module call that has not ended, and the function it interrupted."""
-
-    module: str
-    scope: Scope
-    interrupted: Function | None
 
 
 class Tape:
@@ -93,13 +57,14 @@ class Tape:
     def __init__(self, root: nn.Module, names: dict[nn.Module, str]) -> None:
         self._name = class_name(root)
         self._module_names = frozenset(names.values())
-        self._drafts: list[_Draft] = []
+        self._drafts: list[Draft] = []
         self._producers = Producers()
-        self._running: list[_Running] = []
+        self._running: list[Running] = []
         self._function: Function | None = None
         self._calls: list[ModuleCall] = []
         self._scopes: dict[Scope, int] = {}
         self._homes: dict[str, Scope] = {}
+        self._seconds = 0.0
         for module, name in names.items():
             self._own(module, name, self._producers.knows)
 
@@ -115,9 +80,9 @@ class Tape:
         scope = self._call_scope(name)
         self._homes.setdefault(name, scope)
         self._calls.append(ModuleCall(scope, name))
-        self._running.append(_Running(name, scope, self._function))
+        self._running.append(Running(name, scope, self._function))
         self._function = None
-        self._own(module, name, self._producers.of)
+        self._own(module, name, lambda tensor: self._producers.knows(tensor) or self._producers.of(tensor))
 
     def leave(self, name: str) -> None:
         """A call of the module ends, and with it every call inside it that never said so."""
@@ -171,16 +136,19 @@ class Tape:
     def ran(self, call: OperatorCall, sources: tuple[Source, ...]) -> None:
         """An operator ran on tensors that came from ``sources``."""
         name, made = operator_name(call.operator), tensors_in(call.result)
-        if name.startswith("profiler::"):
+        if name.startswith("profiler::") or self.is_full:
             return
-        if len(sources) == 1 and self._only_renames(name, call, sources[0]):
-            for tensor in made:
+        cost = self._cost(call, made)
+        if self._only_renames(name, call, sources):
+            if name == _CAST and self._function is not None:
+                self._draft_of(name).spent(cost)
+            for tensor in made if len(sources) == 1 else ():
                 self._producers.made(tensor, sources[0])
             return
         draft = self._draft_of(name)
         draft.read(self._seen_through(made, call) if is_view(call.operator) else sources)
-        if len(draft.aten) < _MAX_ATEN:
-            draft.aten[name] = None
+        draft.came_to(name)
+        draft.spent(cost)
         if not draft.attributes and (name not in _RESHAPING or name == f"aten::{draft.name}"):
             draft.attributes = plain_arguments(call.operator, call.args, call.kwargs)
         draft.outputs = tuple(map(spec_of, made)) or draft.outputs
@@ -194,36 +162,25 @@ class Tape:
     def graph(self) -> Graph:
         """All of it: what is read stands before what reads it, parameters just before their first reader."""
         order: dict[int, int] = {draft.id: 0 for draft in self._drafts if draft.kind == "input"}
+        read = {source.node for draft in self._drafts for source in draft.inputs}
         for draft in self._drafts:
-            if draft.kind in ("op", "output"):
+            if draft.kind in ("op", "output") and (draft.id in read or not _is_nothing(draft)):
                 order.update((source.node, 0) for source in draft.inputs if source.node not in order)
                 order[draft.id] = 0
         order = {old: new for new, old in enumerate(order)}
-        nodes = tuple(self._finished(self._drafts[old], order) for old in order)
-        return Graph(self._name, nodes, tuple(self._calls))
+        nodes = tuple(draft.finished(order, self._scope_of(draft)) for draft in (self._drafts[old] for old in order))
+        note = f"only the first {MAX_NODES:,} nodes were recorded" if self.is_full else ""
+        return Graph(self._name, nodes, tuple(self._calls), note)
 
-    def _finished(self, draft: _Draft, order: dict[int, int]) -> Node:
-        owned = draft.kind in ("parameter", "buffer")
-        return Node(
-            id=order[draft.id],
-            kind=draft.kind,
-            name=draft.name,
-            scope=self._home(draft.module or "") if owned else draft.scope,
-            module=draft.module,
-            inputs=tuple(Source(order[source.node], source.output) for source in draft.inputs),
-            outputs=draft.outputs,
-            aten=tuple(draft.aten),
-            attributes=draft.attributes,
-        )
+    @property
+    def is_full(self) -> bool:
+        """Whether operators that run from now on are left out."""
+        return len(self._drafts) >= MAX_NODES
 
     # how it is done
 
-    def _add(self, kind: Kind, name: str, scope: Scope = (), module: str | None = None) -> _Draft:
-        if len(self._drafts) >= MAX_NODES:
-            raise InvalidValueError(
-                f"a pass of more than {MAX_NODES} nodes", "no browser draws that", "record a smaller model"
-            )
-        draft = _Draft(len(self._drafts), kind, name, scope, module)
+    def _add(self, kind: Kind, name: str, scope: Scope = (), module: str | None = None) -> Draft:
+        draft = Draft(len(self._drafts), kind, name, scope, module)
         self._drafts.append(draft)
         return draft
 
@@ -246,7 +203,16 @@ class Tape:
                 if tensor is not None and not known(tensor):
                     self._leaf(kind, key, tensor, module=name)
 
-    def _draft_of(self, operator: str) -> _Draft:
+    def _cost(self, call: OperatorCall, made: list[torch.Tensor]) -> Cost:
+        """What an operator cost; to be asked before the tensors that it made are known."""
+        on_host = all(tensor.is_cpu for tensor in made) and all(
+            tensor.is_cpu for tensor in tensors_in((call.args, call.kwargs))
+        )
+        seconds, start = call.seconds if on_host else 0.0, self._seconds
+        self._seconds += seconds
+        return Cost(flops_of(call), self._producers.allocated(made), seconds, start)
+
+    def _draft_of(self, operator: str) -> Draft:
         """The node that an operator running now belongs to."""
         function = self._function
         if function is None:
@@ -261,14 +227,23 @@ class Tape:
         base = tensors_in((call.args, call.kwargs))[0]
         return dict.fromkeys(source for view in views for source in self._producers.of(base, through=view))
 
-    def _only_renames(self, name: str, call: OperatorCall, source: Source) -> bool:
+    def _only_renames(self, name: str, call: OperatorCall, sources: tuple[Source, ...]) -> bool:
         """Whether the result counts as what went in: another tensor object, or a parameter that autocast converts."""
         function = self._function
-        if function is not None and name == _CAST:
-            return self._drafts[source.node].kind == "parameter" and function.name not in ("to", "type")
-        if name not in _TRANSPARENT or (function is not None and function.name != "view_as"):
+        if name == "aten::slice" and function is not None and function.name in _INDEXING:
+            if view_of(tensors_in(call.args)[0]) is None:
+                return False  # else it is the ``:`` of ``x[:, 0]``
+        elif len(sources) != 1:
+            return False
+        elif function is not None and name == _CAST:
+            return self._drafts[sources[0].node].kind == "parameter" and function.name not in ("to", "type")
+        elif name not in _TRANSPARENT or (function is not None and function.name != "view_as"):
             return False
         return [view_of(tensor) for tensor in tensors_in(call.result)] == [view_of(tensors_in(call.args)[0])]
+
+    def _scope_of(self, draft: Draft) -> Scope:
+        """The boxes around a node: around a parameter or buffer, those of the module that owns it."""
+        return self._home(draft.module or "") if draft.kind in ("parameter", "buffer") else draft.scope
 
     def _here(self) -> tuple[Scope, str | None]:
         """Scope and module of what runs now."""
@@ -304,3 +279,13 @@ class Tape:
             return self._homes[name]
         outer, _, last = name.rpartition(".")
         return (*self._home(outer), last) if name else (self._name,)
+
+
+def _is_nothing(draft: Draft) -> bool:
+    """Whether an op read nothing and gave tensors without elements; checkpointing makes such tensors."""
+    return (
+        draft.kind == "op"
+        and not draft.inputs
+        and bool(draft.outputs)
+        and all(spec.shape is not None and 0 in spec.shape for spec in draft.outputs)
+    )

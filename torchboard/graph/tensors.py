@@ -63,9 +63,9 @@ def named_arguments(
 
 
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
-    """Shape, element type and device, without looking at the values."""
+    """Shape, element type and device, without looking at the values; -1 for a size that is a symbol."""
     try:
-        shape = tuple(int(size) for size in tensor.shape)
+        shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
     except Exception:  # jagged nested tensors and sizes that are not known yet have no shape in numbers
         shape = None
     return TensorSpec(shape, str(tensor.dtype).removeprefix("torch."), str(tensor.device))

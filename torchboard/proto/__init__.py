@@ -12,7 +12,7 @@ which a test repeats and compares.
 
 from __future__ import annotations
 
-from importlib import resources
+import pkgutil
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -21,7 +21,7 @@ DESCRIPTOR_SET = "torchboard.binpb"
 
 def _load() -> dict[str, type]:
     """Every top-level message of the descriptor set, by its short name."""
-    data = resources.files(__name__).joinpath(DESCRIPTOR_SET).read_bytes()
+    data = pkgutil.get_data(__name__, DESCRIPTOR_SET)
     pool = descriptor_pool.DescriptorPool()
     files = descriptor_pb2.FileDescriptorSet.FromString(data).file
     for file in files:
@@ -46,6 +46,7 @@ MeshPluginData = _messages["MeshPluginData"]
 NodeDef = _messages["NodeDef"]
 PrCurvePluginData = _messages["PrCurvePluginData"]
 ProjectorConfig = _messages["ProjectorConfig"]
+RunMetadata = _messages["RunMetadata"]
 SessionLog = _messages["SessionLog"]
 Summary = _messages["Summary"]
 SummaryMetadata = _messages["SummaryMetadata"]

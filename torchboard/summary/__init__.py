@@ -212,11 +212,15 @@ def graph(model: torch.nn.Module, input_to_model: Any = None) -> bool:
     Raises:
         InvalidValueError: it is not a module.
     """
-    from torchboard.capture.graphs import graph_of
+    from torchboard.graph.recorded import recording_for_writer
 
     if not should_record_summaries():
         return False
-    default_run().write(0, (), pending=(graph_of(model, input_to_model),))
+    recorded, error = recording_for_writer(model, input_to_model)
+    if recorded is not None:
+        default_run().write(0, (), pending=(recorded,))
+    if error is not None:
+        raise error
     return True
 
 

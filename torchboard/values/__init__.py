@@ -11,6 +11,7 @@ from torchboard import proto
 from torchboard.values.audio import Audio
 from torchboard.values.custom_scalars import Layout
 from torchboard.values.graph import ConceptualGraph, OpGraph
+from torchboard.values.graph_profile import GraphProfile
 from torchboard.values.histogram import Histogram
 from torchboard.values.hparams import HParamsValue
 from torchboard.values.image import Image
@@ -28,6 +29,7 @@ __all__ = [
     "Audio",
     "ConceptualGraph",
     "Event",
+    "GraphProfile",
     "HParamsValue",
     "Histogram",
     "Image",
@@ -47,6 +49,7 @@ _DECODERS = (
     Array,
     Audio,
     ConceptualGraph,
+    GraphProfile,
     HParamsValue,
     Histogram,
     Image,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -128,10 +128,13 @@ def _flat(texts: Any) -> tuple[list[Any], tuple[int, ...] | None]:
 
 def table(header: tuple[str, str], rows: Mapping[str, object]) -> str:
     """A Markdown table of names and values under two headings, which are shown as they are, letter by letter."""
-    cells = ((_cell(name), _cell(value)) for name, value in rows.items())
-    return "\n".join(
-        [f"| {header[0]} | {header[1]} |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in cells)]
-    )
+    return wide_table(header, rows.items())
+
+
+def wide_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with any number of columns, whose cells are shown as they are, letter by letter."""
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def code(text: str) -> str:

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from torchboard.capture.eager import eagerly
 from torchboard.errors import InvalidValueError
+from torchboard.graph.eager import eagerly
 from torchboard.graph.module_names import unwrapped
 
 
