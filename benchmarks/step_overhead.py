@@ -31,23 +31,28 @@ import digits  # noqa: E402
 PLAIN = "plain"
 VARIANTS = {
     PLAIN: "no monitor",
+    "monitor_waiting": "torchboard, no step captured (`histogram_freq=0`)",
     "monitor": "torchboard, 1 step in 10, as it comes",
     "peer": "torch.utils.tensorboard by hand, 1 step in 10",
     "monitor_every_step": "torchboard, every step",
     "peer_every_step": "torch.utils.tensorboard by hand, every step",
 }
+COMPILED = [PLAIN, "monitor_waiting", "monitor", "monitor_skip"]
+"""The variants of a compiled job; ``monitor_skip`` is for it alone."""
+VARIANTS["monitor_skip"] = 'torchboard, 1 step in 10, `Capture(compiled="skip")`'
 JOBS = {
     "digits": "the digits job: 12 thousand parameters, 16 layers, batches of 32 pictures of 8 x 8, 47 steps an epoch",
     "resnet18": "torchvision's ResNet-18: 11 million parameters, 68 layers, batches of 16 of 64 x 64, 10 steps an epoch",
+    "compiled": "the digits job under `torch.compile`, with its default backend",
 }
 
 
 def job(name: str) -> tuple[nn.Module, DataLoader | list[tuple[Tensor, Tensor]]]:
     """The network and the batches of one epoch."""
     torch.manual_seed(0)
-    if name == "digits":
-        loader = DataLoader(digits.load(0)[0], batch_size=32, shuffle=True)
-        return digits.DigitNet(), loader
+    if name in ("digits", "compiled"):
+        loader = DataLoader(digits.load(0)[0], batch_size=32, shuffle=True, drop_last=name == "compiled")
+        return digits.DigitNet() if name == "digits" else torch.compile(digits.DigitNet()), loader
     from torchvision.models import resnet18
 
     batches = [(torch.randn(16, 3, 64, 64), torch.randint(0, 10, (16,))) for _ in range(10)]
@@ -98,7 +103,10 @@ def watcher(variant: str, model: nn.Module, log_dir: str):
     if variant.startswith("monitor"):
         from torchboard import Capture, Monitor
 
-        return Monitor(model, log_dir, capture=Capture(every=every))
+        if variant == "monitor_waiting":
+            return Monitor(model, log_dir, histogram_freq=0, write_graph=False)
+        compiled = "skip" if variant == "monitor_skip" else "eager"
+        return Monitor(model, log_dir, capture=Capture(every=every, compiled=compiled))
     return ByHand(model, log_dir, every) if variant.startswith("peer") else None
 
 
@@ -149,7 +157,9 @@ def measure(variant: str, job_name: str, epochs: int) -> dict[str, float]:
 
 def report(job_name: str, rounds: int, epochs: int) -> str:
     """The measured table of one job."""
-    figures = harness.paired(__file__, list(VARIANTS), rounds, ["--job", job_name, "--epochs", str(epochs)])
+    is_compiled = job_name == "compiled"
+    variants = [name for name in VARIANTS if (name in COMPILED if is_compiled else name != "monitor_skip")]
+    figures = harness.paired(__file__, variants, rounds, ["--job", job_name, "--epochs", str(epochs)])
 
     def row(name: str, label: str) -> list[str]:
         ratios = (
@@ -159,14 +169,15 @@ def report(job_name: str, rounds: int, epochs: int) -> str:
         milliseconds, megabytes = 1e3 * harness.median(figures, name, "cpu"), harness.median(figures, name, "megabytes")
         return [label, f"{milliseconds:.2f}", *ratios, "" if name == PLAIN else f"{start:.2f}", f"{megabytes:.2f}"]
 
-    losses = {result["loss"] for results in figures.values() for result in results}
+    eager = ["monitor"] if is_compiled else []  # its captured steps run eagerly: other rounding, other random numbers
+    losses = {result["loss"] for name in variants if name not in eager for result in figures[name]}
     same = (
-        "The last loss is the same to the bit in all of them."
+        f"The last loss is the same to the bit in all{' but those with eager steps' if eager else ' of them'}."
         if len(losses) == 1
         else f"The last losses DIFFER: {losses}."
     )
     header = ["variant", "CPU ms a step", "CPU ratio", "wall ratio", "start, CPU s", "MB written"]
-    table = harness.table(header, [row(name, label) for name, label in VARIANTS.items()])
+    table = harness.table(header, [row(name, VARIANTS[name]) for name in variants])
     return f"## {JOBS[job_name]}\n\n{epochs} epochs, {rounds} rounds. {same}\n\n{table}"
 
 
@@ -178,7 +189,8 @@ an epoch, from the second epoch on; *start* is what the first epoch took beyond 
 
 The monitor writes histograms of activations, activation gradients, parameters, gradients and updates, one of each an epoch
 over all captured steps, feature maps and the graph. By hand there are activations and gradients, one histogram of each a
-captured step, and parameters, one an epoch."""
+captured step, and parameters, one an epoch. *No step captured* leaves the hooks around the optimizer's step and the metrics.
+Captured steps of the compiled job run eagerly, or, with `skip`, stay compiled and show parameters alone."""
 
 
 def main() -> None:
@@ -195,6 +207,7 @@ def main() -> None:
     tables = [
         report("digits", options.rounds, options.epochs or 4),
         report("resnet18", max(2, options.rounds - 2), options.epochs or 3),
+        report("compiled", max(2, options.rounds - 2), options.epochs or 4),
     ]
     harness.write_result("step_overhead", "\n\n".join([introduction, *tables]))
 

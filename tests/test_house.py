@@ -15,6 +15,7 @@ ROOT = Path(torchboard.__file__).parent
 ROOMS = [
     "cli",
     "monitor",
+    "analysis",
     "summary",
     "writer",
     "scalars",
@@ -22,8 +23,10 @@ ROOMS = [
     "file_writer",
     "arrays",
     "hparams",
+    "phases",
     "capture",
     "graph",
+    "profile",
     "sketch",
     "resume",
     "reader",
@@ -58,7 +61,13 @@ FORBIDDEN = {
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6
-COMPATIBLE = {Path("writer.py"), Path("summary/__init__.py"), Path("scalars.py"), Path("dashboards.py"), Path("monitor.py")}
+COMPATIBLE = {
+    Path("writer.py"),
+    Path("summary/__init__.py"),
+    Path("scalars.py"),
+    Path("dashboards.py"),
+    Path("monitor.py"),
+}
 """Files whose signatures are somebody else's: they may take more parameters."""
 
 

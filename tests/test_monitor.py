@@ -76,12 +76,14 @@ def test_everything_a_run_holds():
         "epoch_loss": "scalars",
         "epoch_learning_rate": "scalars",
         "__run_graph__": "graphs",
+        "step1": "graph_tagged_run_metadata",
         "model": "graph_keras_model",
+        "run/layers": "text",
         **{f"{kind}/{name}": "histograms" for kind in ("activations", "activation_gradients") for name in layers},
         **{f"{kind}/{name}": "histograms" for kind in ("gradients", "updates", "parameters") for name in parameters},
         "feature_maps/conv": "images",
     }
-    assert sink.tags("validation") == {"epoch_loss": "scalars"}
+    assert sink.tags("validation") == {"evaluation_loss_vs_iterations": "scalars", "epoch_loss": "scalars"}
     assert [step for step, _ in sink.series("gradients/conv/weight")] == [0, 1]
     assert scalars(sink, "epoch_loss", "validation") == [(0, 0.5), (1, 1.5)]
     assert scalars(sink, "epoch_learning_rate") == [(0, pytest.approx(0.1)), (1, pytest.approx(0.1))]
@@ -118,6 +120,25 @@ def test_a_counter_of_the_users_does_not_see_our_operations():
         if monitor:
             monitor.close()
     assert counters[0] == counters[1] != []
+
+
+def test_what_validation_found_is_there_over_steps_of_training_too():
+    sink = MemorySink()
+    model = Net()
+    optimizer = optimizer_of(model)
+    with Monitor(model, sink=sink, histogram_freq=0) as monitor:
+        for epoch in range(3):
+            for _ in range(epoch):
+                train_step(model, optimizer)
+            with monitor.phase("validation"):
+                monitor.log_batch(accuracy=0.25)
+                monitor.log_batch(accuracy=0.75)
+            monitor.log_epoch(loss=7.0, val_loss=torch.tensor(float(epoch)))
+        monitor.log_epoch(val_loss=9.0)
+    assert scalars(sink, "evaluation_loss_vs_iterations", "validation") == [(0, 0.0), (1, 1.0), (3, 2.0)]
+    assert scalars(sink, "evaluation_accuracy_vs_iterations", "validation") == [(0, 0.5), (1, 0.5), (3, 0.5)]
+    assert scalars(sink, "epoch_loss", "validation") == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 9.0)]
+    assert not [tag for tag in sink.tags("train") if tag.startswith("evaluation_")]
 
 
 def test_an_epochs_metrics_are_the_means_of_its_batches():
@@ -519,7 +540,7 @@ def test_without_hyperparameters_there_is_no_trial():
 
 @pytest.mark.parametrize(
     "options",
-    [{"hparams": {"lr": None}}, {"hparams": {HParam("lr", RealInterval(0.0, 1.0)): 2.0}}, {"trial_id": "a"}],
+    [{"hparams": {"lr": [1]}}, {"hparams": {HParam("lr", RealInterval(0.0, 1.0)): 2.0}}, {"trial_id": "a"}],
     ids=str,
 )
 def test_hyperparameters_that_cannot_be_shown_are_refused_before_anything_is_made(tmp_path, options):

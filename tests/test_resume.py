@@ -60,6 +60,24 @@ def test_what_came_later_is_put_aside_and_can_be_brought_back(tmp_path):
     assert log.problems == ()
 
 
+@pytest.mark.parametrize(("resume", "epochs"), [(True, 2), (1, 3)])
+def test_evaluations_go_on_at_the_step_of_training_where_they_were(tmp_path, resume, epochs):
+    def job(resume, epochs):
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with Monitor(model, tmp_path, resume=resume, histogram_freq=0, write_graph=False) as monitor:
+            for _ in range(epochs):
+                for _ in range(5):
+                    model(torch.ones(1, 1)).sum().backward()
+                    optimizer.step()
+                monitor.log_epoch(val_loss=1.0)
+
+    job(False, 2)
+    job(resume, epochs)
+    assert seen(tmp_path, "validation", "evaluation_loss_vs_iterations") == [(step, 1.0) for step in (5, 10, 15, 20)]
+    assert seen(tmp_path, "validation", "epoch_loss") == [(epoch, 1.0) for epoch in range(4)]
+
+
 def test_there_need_be_nothing_to_go_on_with(tmp_path):
     assert train(tmp_path / "new", epochs=2, resume=True) == 0
     assert seen(tmp_path / "new", "train", "batch_loss") == straight(range(1, 2 * BATCHES + 1))

@@ -20,6 +20,7 @@ __all__ = [
     "NullSink",
     "SummaryWriter",
     "errors",
+    "graph",
     "hparams",
     "read",
     "schedule",
@@ -36,7 +37,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from torchboard import errors, hparams, schedule, summary
+    from torchboard import errors, graph, hparams, schedule, summary
     from torchboard.capture.options import Capture
     from torchboard.monitor import Monitor
     from torchboard.reader import read

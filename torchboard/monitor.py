@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,41 +18,54 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchboard.analysis.methods import AnalysisMethods
 from torchboard.capture.clock import Clock
+from torchboard.capture.embeddings import EmbeddingLayers, Metadata
 from torchboard.capture.facts import run_facts
-from torchboard.capture.metrics import RunningMeans, check_metric, scalars
+from torchboard.capture.metrics import PhaseMetrics, check_metric
 from torchboard.capture.model_watch import ModelWatch
-from torchboard.capture.options import Capture
+from torchboard.capture.models import as_model
+from torchboard.capture.options import Capture, frequency
 from torchboard.capture.recorder import TRAIN
-from torchboard.errors import ClosedError, InvalidValueError, TorchboardWarning
-from torchboard.hparams.trials import Choice, end_session, plain_hparams, start_session, trial_id_of
+from torchboard.capture.weight_images import WeightImages
+from torchboard.errors import ClosedError, TorchboardWarning
+from torchboard.hparams.sessions import start_session
+from torchboard.hparams.trials import Choice, trial_of
+from torchboard.phases import Phases
+from torchboard.profile.batches import Batches, BatchProfiler, batches_of
+from torchboard.resume import Progress, begin_log
 from torchboard.run import Run, check_run_name, open_run
-from torchboard.schedule import as_schedule, every
+from torchboard.schedule import as_schedule
 from torchboard.sink.null import NullSink
 from torchboard.sink.protocol import Sink
-from torchboard.values.hparams import Plain
 from torchboard.writer import SummaryWriter
 
-VALIDATION = "validation"
-_VALIDATION_PREFIX = "val_"
 
-
-class Monitor:
+class Monitor(AnalysisMethods):
     """Watches a model while it trains, and writes what TensorBoard shows.
 
     Runs are laid out as Keras lays them out: ``<log_dir>/train``, ``<log_dir>/validation``, so that their curves lie over
     each other. In a distributed job, rank 0 watches and writes; on other ranks every call is accepted and does nothing.
 
     Args:
-        model: the model that is trained. Nothing of it changes but hooks, and those are gone after ``close``.
+        model: the model that is trained, or a dict of several (a GAN's), whose keys then begin the names of their layers.
+            Nothing of it changes but hooks, and those are gone after ``close``.
         log_dir: where to write; None makes a directory below ``runs/`` named after the time and this machine. Runs that it
-            already holds start again from step 0.
+            already holds start again from step 0, with a warning, unless they are resumed.
         optimizer: whose learning rate is logged before it has stepped. Optimizers are found when they step.
         histogram_freq: how many epochs lie between histograms and feature maps; 0 for none.
-        write_graph: write the graph of the first training pass, its operations and its layers.
+        write_graph: write the graph of the first training pass, its operations, its layers and what they cost, and to
+            the run of every other phase that of its first pass.
+        write_images: with the histograms, write every weight as a picture, ``weights/<name>``: vectors, matrices, kernels.
         write_steps_per_second: log ``epoch_steps_per_second`` (validation left out) and, with batch metrics,
             ``batch_steps_per_second``.
         update_freq: ``"epoch"``, or how many batches lie between ``batch_<metric>`` scalars; ``"batch"`` for each.
+        profile_batch: the batch, counted from 1 as this monitor sees them, or the first and last of several, ``(5, 8)`` or
+            ``"5,8"``, that ``torch.profiler`` runs over: a trace for Perfetto below ``train/plugins/profile``, and the
+            longest operations in the Text tab.
+        embeddings_freq: how many epochs lie between the points of every ``nn.Embedding`` in the Projector tab; 0 for none.
+        embeddings_metadata: a label for each of their rows: a list, the path of a file with a line each (with a header, if
+            it has several columns, parted by tabs), or a dict of layer name -> either.
         feature_maps: what the convolutions make of the first training example, as pictures; a tensor to use that input
             instead, a batch of one.
         capture: which tensors are sketched, and how often.
@@ -60,6 +73,10 @@ class Monitor:
             ``log_dir``: ``HParam`` or name -> boolean, number or text. The trial succeeds with ``close`` and fails where an
             exception leaves the ``with`` block.
         trial_id: runs with one id are one row there; by default a hash of the hyperparameters.
+        resume: go on with the log in ``log_dir``, if there is one: behind its last epoch that ended, or, given a number,
+            from the beginning of that epoch (0-based), as the checkpoint has it. Records that came later are put aside.
+        on_error: what a full disk or a failing file system does: ``"warn"`` warns once, and training goes on while
+            writing is tried again; ``"raise"`` raises ``SinkError`` at the next call.
         sink: where events go instead of event files below ``log_dir``; closed with the monitor.
 
     Raises:
@@ -80,36 +97,44 @@ class Monitor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Mapping[str, nn.Module],
         log_dir: str | os.PathLike[str] | None = None,
         *,
         optimizer: Optimizer | None = None,
         histogram_freq: int = 1,
         write_graph: bool = True,
+        write_images: bool = False,
         write_steps_per_second: bool = False,
         update_freq: int | str = "epoch",
+        profile_batch: Batches = 0,
+        embeddings_freq: int = 0,
+        embeddings_metadata: Metadata | Mapping[str, Metadata] | None = None,
         feature_maps: bool | Tensor = True,
         capture: Capture = Capture(),
         hparams: Choice | None = None,
         trial_id: str | None = None,
+        resume: bool | int = False,
+        on_error: str = "warn",
         sink: Sink | None = None,
     ) -> None:
-        _check_model(model)
-        self._histograms = every(_check_count("histogram_freq", histogram_freq))
-        self._batches = every(_check_count("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq)))
+        model = as_model(model)
+        self._histograms = frequency("histogram_freq", histogram_freq)
+        self._batches = frequency("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq))
+        self._projections = frequency("embeddings_freq", embeddings_freq)
+        self._embeddings = EmbeddingLayers(model, embeddings_metadata)
+        profiled = batches_of(profile_batch)
         self._steps = as_schedule(capture.every)
         self._write_steps_per_second = write_steps_per_second
-        trial = _check_trial(hparams, trial_id)
+        trial = trial_of(hparams, trial_id)
         writes = _rank() == 0
-        self._run = _open(log_dir, sink if writes else NullSink())
-        self._runs = {TRAIN: self._run}
-        self._means: dict[str, RunningMeans] = {}
-        self.epoch = 0
-        self.step = 0
-        self._batch = 0
+        before = begin_log(log_dir if sink is None else None, TRAIN, resume, writes)
+        self._run = _open(log_dir, before, on_error, sink if writes else NullSink())
+        self._phases = Phases(self._run, TRAIN)
+        self._metrics = PhaseMetrics()
+        self.epoch = before.epochs
+        self._batch, self.step = before.batches, before.steps
         self._writes = writes
-        self._is_trial = trial is not None
-        self._failed = False
+        self._error: BaseException | None = None
         self._closed = False
         self._warned: set[str] = set()
         self._clock = Clock()
@@ -121,7 +146,12 @@ class Monitor:
             feature_maps=feature_maps,
             graph=write_graph and writes,
         )
-        self._release = weakref.finalize(self, _release, self._watch, self._run)
+        if resume is not False:
+            self._embeddings.go_on(self._run, before.epochs)
+        if write_images:
+            self._watch.add(WeightImages(model))
+        self._profiler = BatchProfiler(profiled if writes else None, self._run)
+        self._release = weakref.finalize(self, _release, self._watch, self._run, self._profiler)
         if writes:
             options = {
                 "histogram_freq": histogram_freq,
@@ -130,9 +160,8 @@ class Monitor:
                 "feature_maps": feature_maps,
                 "capture": capture,
             }
-            self._run.write(0, (), pending=(run_facts(model, options),))
-        if trial is not None:
-            start_session(self._run.root, *trial)
+            self._run.write(self.epoch, (), pending=(run_facts(model, options),))
+        self._trial = None if trial is None else start_session(self._run.root, *trial)
         self._begin_epoch()
 
     # ---- what a user calls
@@ -142,8 +171,8 @@ class Monitor:
 
         Metrics are numbers, or tensors and arrays with one element, on any device; device tensors stay there until the
         epoch ends, and nothing waits for them. With ``update_freq``, every so many training batches it also writes
-        ``batch_<name>``, counted from 1. Where the weights have changed and no optimizer was seen to step (a compiled step,
-        say, or one inside the backward pass), the batch ends a training step.
+        ``batch_<name>``, counted from 1. Where the weights have changed since the last training step ended (by a compiled
+        optimizer, say, or one that steps inside the backward pass, or by some of several), the batch ends one.
 
         Raises:
             InvalidValueError: a metric is not one real number; nothing of the batch is counted then.
@@ -151,14 +180,15 @@ class Monitor:
         """
         self._check_open("log_batch")
         checked = {name: check_metric(name, value) for name, value in metrics.items()}
-        self._means.setdefault(self.phase_name, RunningMeans()).add(checked)
+        self._metrics.add(self.phase_name, checked)
         if self.phase_name != TRAIN:
             return
         self._batch += 1
         if self._batches(self._batch):
             if self._write_steps_per_second:
                 checked = {**checked, "steps_per_second": self._clock.batch_rate()}
-            self._write_scalars(TRAIN, "batch_", checked, self._batch)
+            self._phases.write(TRAIN, "batch_{}", checked, self._batch)
+        self._profiler.end_batch()
         self._clock.batch()
         self._watch.end_batch()
 
@@ -167,7 +197,8 @@ class Monitor:
 
         Writes ``epoch_<name>`` for the means of the batch metrics and for the metrics given here (a key that starts with
         ``val_`` goes to the validation run, without the prefix; what is given wins over a mean),
-        ``epoch_learning_rate``, and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0.
+        ``epoch_learning_rate``, ``evaluation_<name>_vs_iterations`` for those of validation, at the number of training steps,
+        and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0.
 
         Raises:
             InvalidValueError: a metric is not one real number; the epoch is not ended then.
@@ -175,11 +206,12 @@ class Monitor:
         """
         self._check_open("log_epoch")
         given = {name: check_metric(name, value) for name, value in metrics.items()}
-        for phase, values in self._epoch_metrics(given).items():
-            self._write_scalars(phase, "epoch_", values, self.epoch)
-        self._write_graph()
+        self._phases.end_epoch(self._epoch_metrics(given), self.epoch, self.step)
+        self._write_graphs()
         if self._due:
             self._write_captured()
+        if self._writes and self._projections(self.epoch):
+            self._embeddings.write(self._run, self.epoch)
         self._warn_of_errors()
         self._run.flush()
         self.epoch += 1
@@ -213,7 +245,15 @@ class Monitor:
     @property
     def writer(self) -> SummaryWriter:
         """A writer on the run of the current phase, for anything else; a step not given is the epoch."""
-        return SummaryWriter.on_run(self._run_of(self.phase_name), lambda: self.epoch)
+        return SummaryWriter.on_run(self._phases.run(self.phase_name), lambda: self.epoch)
+
+    def summary(self) -> str:
+        """The layers by parameters, FLOPs, time and activation memory of the first training pass, as a Markdown table.
+
+        FLOPs count a multiplication and an addition as two. Before that pass, and with ``write_graph=False``, only the
+        parameters are known. The same table is in the Text tab, as ``run/layers``.
+        """
+        return self._watch.costs().markdown()
 
     def flush(self) -> None:
         """Returns when everything written before is on disk."""
@@ -227,9 +267,10 @@ class Monitor:
         """
         if self._closed:
             return
-        self._write_graph()
-        if self._is_trial:
-            end_session(self._run.root, succeeded=not self._failed)
+        self._profiler.finish()
+        self._write_graphs(last=True)
+        if self._trial is not None:
+            self._trial.end(self._error)
         self._closed = True
         self._release()
         self._warn_of_errors()
@@ -238,7 +279,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        self._failed = kind is not None
+        self._error = exception[0] if exception else None  # type: ignore[assignment]
         self.close()
 
     # ---- when to look
@@ -251,47 +292,33 @@ class Monitor:
 
     def _step_ended(self) -> None:
         self.step += 1
-        self._watch.arm(self._due and self._steps(self.step))
+        self._profiler.end_step()
+        self._watch.arm(self._due and self._steps(self.step) and self._watch.overhead.affords())
 
     # ---- writing
 
     def _epoch_metrics(self, given: dict[str, float | Tensor]) -> dict[str, dict[str, float | Tensor]]:
         """Phase -> metrics of the epoch that ends: means, what the user gave, learning rates and speed."""
-        phases = {phase: means.take() for phase, means in self._means.items()}
-        train = phases.setdefault(TRAIN, {})
-        for name, value in given.items():
-            if name.startswith(_VALIDATION_PREFIX):
-                phases.setdefault(VALIDATION, {})[name.removeprefix(_VALIDATION_PREFIX)] = value
-            else:
-                train[name] = value
+        phases = self._metrics.take(given)
+        train = phases[TRAIN]
         for suffix, rate in self._watch.learning_rates().items():
             train.setdefault(f"learning_rate{suffix}", check_metric("learning_rate", rate))
         if self._write_steps_per_second:
             train.setdefault("steps_per_second", self._clock.epoch_rate())
         return phases
 
-    def _write_scalars(self, phase: str, prefix: str, metrics: dict[str, float | Tensor], step: int) -> None:
-        if metrics:
-            pairs, pending = scalars({prefix + name: value for name, value in metrics.items()})
-            self._run_of(phase).write(step, pairs, pending=pending)
-
     def _write_captured(self) -> None:
         for phase, pending in self._watch.collect().items():
-            self._run_of(phase).write(self.epoch, (), pending=pending, droppable=True)
+            self._phases.run(phase).write(self.epoch, (), pending=pending, droppable=True)
 
-    def _write_graph(self) -> None:
-        if (graph := self._watch.take_graph()) is not None:
-            self._run.write(0, (), pending=(graph,))
-
-    def _run_of(self, phase: str) -> Run:
-        if phase not in self._runs:
-            self._runs[phase] = self._run.root.sub(phase)
-        return self._runs[phase]
+    def _write_graphs(self, last: bool = False) -> None:
+        for phase, graph in self._watch.take_graphs(last):
+            self._phases.run(phase).write(0, (), pending=(graph,))
 
     def _warn_of_errors(self) -> None:
         """Says once what a collector could not do; said here, so that nothing is ever raised from a forward pass."""
-        for lost, error in self._watch.errors():
-            if lost not in self._warned:
+        for lost, error in (*self._watch.errors(), ("embeddings", self._embeddings.error)):
+            if error is not None and lost not in self._warned:
                 self._warned.add(lost)
                 message = f"{lost} of this model cannot be captured and are left out ({type(error).__name__}: {error})"
                 warnings.warn(message, TorchboardWarning, stacklevel=3)
@@ -301,41 +328,16 @@ class Monitor:
             raise ClosedError(f"{call}() on a closed monitor", "its hooks and files are gone", "call it before close()")
 
 
-def _release(watch: ModelWatch, run: Run) -> None:
+def _release(watch: ModelWatch, run: Run, profiler: BatchProfiler) -> None:
     """Takes every hook away and lets go of the run: at ``close``, or when the monitor is forgotten."""
+    profiler.stop()
     watch.release()
     run.close()
 
 
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise InvalidValueError(
-            f"model of type {type(model).__name__}",
-            "a monitor watches a torch.nn.Module",
-            "give the module that is trained",
-        )
-
-
-def _check_trial(hparams: Choice | None, trial_id: str | None) -> tuple[dict[str, Plain], str] | None:
-    if hparams is None:
-        if trial_id is not None:
-            raise InvalidValueError(f"trial_id={trial_id!r}", "there are no hyperparameters", "give hparams too")
-        return None
-    plain = plain_hparams(hparams)
-    return plain, trial_id_of(trial_id, plain)
-
-
-def _check_count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidValueError(
-            f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never"
-        )
-    return value
-
-
-def _open(log_dir: str | os.PathLike[str] | None, sink: Sink | None) -> Run:
+def _open(log_dir: str | os.PathLike[str] | None, before: Progress, on_error: str, sink: Sink | None) -> Run:
     if sink is None:
-        return open_run(log_dir, TRAIN, purge_step=0, exclusive=True)
+        return open_run(log_dir, TRAIN, purge_step=before.purge_step, exclusive=True, on_error=on_error)
     return Run(sink, TRAIN)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,11 @@ from torchboard.values.hparams import SESSION_END_TAG
 
 _EPOCH = "epoch_"
 _BATCH = "batch_"
-_BY_EPOCH = (_EPOCH, "activations/", "activation_gradients/", "gradients/", "parameters/", "updates/", "feature_maps/")
+_EVALUATION = "evaluation_"
+_CAPTURED = (
+    "activations/ activation_gradients/ gradients/ parameters/ updates/ feature_maps/ weights/ predictions/ slices/"
+)
+_BY_EPOCH = (_EPOCH, *_CAPTURED.split())
 """How the tags begin that a monitor writes once an epoch, at the epoch's number."""
 _TRIAL = "_hparams_/"
 _GREATEST = 2**63 - 1
@@ -42,11 +46,13 @@ class Progress:
     Attributes:
         epochs: how many epochs have ended; the number of the next one.
         batches: the last batch that has a point, or 0.
+        steps: at which step of training the last evaluation was, or ``batches``.
         purge_step: behind every step that is kept, and no less than ``epochs``; None where there is nothing to go on from.
     """
 
     epochs: int = 0
     batches: int = 0
+    steps: int = 0
     purge_step: int | None = None
 
 
@@ -58,6 +64,7 @@ class _Extent:
         cut: file and offset of the first record that is not; None where all are.
         epochs: how many epochs have ended in what is kept.
         batches: the last batch in it.
+        steps: of training, before the last evaluation in it.
         step: the greatest step in it.
         greatest: the greatest step in the run.
         by_epoch: whether the run has tags that a monitor writes once an epoch.
@@ -67,10 +74,12 @@ class _Extent:
     cut: tuple[int, int] | None = None
     epochs: int = 0
     batches: int = 0
+    steps: int = 0
     step: int = 0
     greatest: int = 0
     by_epoch: bool = False
     _batch: int = 0
+    _steps: int = 0
     _kept: int | None = None
 
     def take(self, place: tuple[int, int], event: Any, tags: list[str]) -> None:
@@ -80,9 +89,11 @@ class _Extent:
         self.greatest = max(self.greatest, event.step)
         if any(tag.startswith(_BATCH) for tag in tags):
             self._batch = event.step
+        if any(tag.startswith(_EVALUATION) for tag in tags):
+            self._steps = event.step
         if by_epoch and event.step < self.epoch:
             self.cut, self._kept = None, event.step
-            self.batches, self.step = self._batch, self.greatest
+            self.batches, self.steps, self.step = self._batch, self._steps, self.greatest
             if any(tag.startswith(_EPOCH) for tag in tags):
                 self.epochs = event.step + 1
         elif self.cut is None and event.step != self._kept:
@@ -135,12 +146,13 @@ def _rewind(root: str, train: str, epoch: int | None, writes: bool) -> Progress:
                 if extent.cut is not None and extent.by_epoch:
                     cut(event_files(run)[extent.cut[0] :], extent.cut[1])
             if root in runs:
-                _reopen_trial(root)
+                _without_end(root)
     if not runs:
         return Progress(epoch)
     behind = max(epoch, *(extent.step + 1 for extent in extents.values()))
     batches = extents[trained].batches if trained in extents else 0
-    return Progress(epoch, batches, behind if behind <= _GREATEST else None)
+    steps = max(extent.steps for extent in extents.values()) or batches
+    return Progress(epoch, batches, steps, behind if behind <= _GREATEST else None)
 
 
 def _holds_a_run(directory: str) -> bool:
@@ -177,13 +189,40 @@ def _contents(directory: str) -> Iterator[tuple[tuple[int, int], Any, list[str]]
                 yield (number, record.offset), event, tags
 
 
-def _reopen_trial(root: str) -> None:
-    """Takes the end of a trial away, if it is the end of the file: TensorBoard keeps to the first that it reads."""
+def reopen_trial(log_dir: str | os.PathLike[str]) -> None:
+    """Lets the trial in a directory begin again, where there is one that ended and nobody writes there.
+
+    Raises:
+        OSError: the directory cannot be changed.
+    """
+    root = check_log_dir(log_dir)
+    if SCHEME in root or not os.path.isdir(root) or not event_files(root):
+        return
+    with ExitStack() as owners, suppress(RunInUseError):
+        if (owner := own(root)) is not None:
+            owners.callback(disown, owner)
+        if not _without_end(root):
+            return
+        message = (
+            f"{os.fspath(log_dir)!r} holds a trial that has ended, and records after its end; TensorBoard will go on "
+            "showing how it ended. Give the trial a directory of its own"
+        )
+        warnings.warn(message, TorchboardWarning, stacklevel=3)
+
+
+def _without_end(root: str) -> bool:
+    """Takes the end of a trial away, if it is the end of the file; whether one stays.
+
+    TensorBoard keeps to the first that it reads.
+    """
+    stays = False
     end = None
     for place, _, tags in _contents(root):
         if SESSION_END_TAG in tags:
             end = end or place
         elif not all(tag.startswith(_TRIAL) for tag in tags):
+            stays |= end is not None
             end = None
     if end is not None:
         cut(event_files(root)[end[0] :], end[1])
+    return stays

@@ -27,10 +27,22 @@ def recorded(recorder, phase="train"):
     }
 
 
+_ARMED = []
+
+
 def armed(model, **options):
     recorder = Recorder(model, Capture(**options))
     recorder.arm(True)
+    _ARMED.append(recorder)
     return recorder
+
+
+@pytest.fixture(autouse=True)
+def _windows_end_with_the_test():
+    yield
+    for recorder in _ARMED:
+        recorder.arm(False)
+    _ARMED.clear()
 
 
 def hooks(model):

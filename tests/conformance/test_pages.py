@@ -12,7 +12,7 @@ import pytest
 from digits_job import EPOCHS, DigitsJob
 from google.protobuf import text_format
 from serving import Board
-from tensorboard.compat.proto import graph_pb2
+from tensorboard.compat.proto import config_pb2, graph_pb2
 
 STEPS = list(range(EPOCHS))
 
@@ -30,7 +30,7 @@ def check_buckets(buckets: list[list[float]]) -> None:
 
 
 def graph(board: Board, **query: str) -> graph_pb2.GraphDef:
-    media_type, body = board.fetch("plugin/graphs/graph", run="train", **query)
+    media_type, body = board.fetch("plugin/graphs/graph", **{"run": "train", **query})
     assert media_type == "text/x-protobuf"
     return text_format.Parse(body, graph_pb2.GraphDef())
 
@@ -60,13 +60,18 @@ def test_every_page_that_has_data_is_on(digits_board):
 
 def test_scalars_are_what_was_logged(digits_board, digits):
     tags = digits_board.plugin("scalars", "tags")
-    assert {(run, tag) for run in tags for tag in tags[run]} == set(digits.scalars)
+    over_steps = {("validation", f"evaluation_{name}_vs_iterations") for name in ("accuracy", "loss")}
+    assert {(run, tag) for run in tags for tag in tags[run]} == {*digits.scalars, *over_steps}
     for (run, tag), logged in digits.scalars.items():
         points = digits_board.points(run, tag)
         assert [step for step, _ in points] == STEPS
         assert [value for _, value in points] == pytest.approx(logged, rel=1e-6, abs=1e-30)
         wall_times = [wall for wall, _, _ in digits_board.series("scalars", run, tag)]
         assert wall_times == sorted(wall_times)
+    for run, tag in over_steps:
+        steps, values = zip(*digits_board.points(run, tag))
+        assert steps == tuple((epoch + 1) * 47 for epoch in STEPS)
+        assert values == pytest.approx(digits.scalars[run, f"epoch_{tag.split('_')[1]}"])
     rates = [np.float32(0.025 * (1 + math.cos(math.pi * epoch / EPOCHS))) for epoch in STEPS]
     assert [value for _, value in digits_board.points("train", "epoch_learning_rate")] == rates
 
@@ -78,7 +83,9 @@ def test_validation_accuracy_counts_whole_pictures(digits_board):
 
 def test_time_series_lists_and_draws_all_kinds(digits_board, digits):
     tags = digits_board.plugin("timeseries", "tags")
-    assert tags["scalars"]["runTagInfo"]["validation"] == ["epoch_accuracy", "epoch_loss"]
+    assert tags["scalars"]["runTagInfo"]["validation"] == [
+        *("epoch_accuracy", "epoch_loss", "evaluation_accuracy_vs_iterations", "evaluation_loss_vs_iterations")
+    ]
     assert set(parameter_tags(digits, "gradients")) <= set(tags["histograms"]["runTagInfo"]["train"])
     maps = tags["images"]["tagRunSampledInfo"]["feature_maps/stem"]
     assert maps == {"train": {"maxSamplesPerStep": 1}}
@@ -177,7 +184,7 @@ def test_the_confusion_matrix_and_the_mistakes_are_in_the_validation_run(digits_
 
 
 def test_texts_tell_the_facts_and_the_model(digits_board, digits):
-    assert sorted(digits_board.plugin("text", "tags")["train"]) == ["run/facts", "run/model"]
+    assert sorted(digits_board.plugin("text", "tags")["train"]) == ["run/facts", "run/layers", "run/model"]
     ((facts,), (model,)) = (
         digits_board.plugin("text", "text", run="train", tag=tag) for tag in ("run/facts", "run/model")
     )
@@ -193,10 +200,37 @@ def test_texts_tell_the_facts_and_the_model(digits_board, digits):
         assert words in model["text"], words
 
 
-def test_graphs_are_the_operations_and_the_layers_of_the_training_run(digits_board):
+def test_graphs_are_the_operations_with_their_costs_and_the_layers_of_both_phases(digits_board):
     info = digits_board.plugin("graphs", "info")
-    assert set(info) == {"train"} and info["train"]["run_graph"]
-    assert set(info["train"]["tags"]) == {"model"} and info["train"]["tags"]["model"]["conceptual_graph"]
+    assert set(info) == {"train", "validation"}
+    for run in info.values():
+        assert run["run_graph"] and set(run["tags"]) == {"model", "step1"}
+        assert run["tags"]["model"]["conceptual_graph"] and run["tags"]["step1"]["profile"]
+
+
+def test_the_graph_of_the_validation_run_has_no_dropout(digits_board):
+    ops = {run: {node.op for node in graph(digits_board, run=run).node} for run in ("train", "validation")}
+    assert ops["train"] - ops["validation"] == {"dropout", "add_"}
+    assert ops["validation"] <= ops["train"]
+
+
+def test_the_profile_colours_the_operations_of_the_graph(digits_board, digits):
+    media_type, body = digits_board.fetch("plugin/graphs/run_metadata", run="train", tag="step1")
+    assert media_type.startswith("text/")
+    (device,) = text_format.Parse(body, config_pb2.RunMetadata()).step_stats.dev_stats
+    stats = {entry.node_name: entry for entry in device.node_stats}
+    assert device.device == "/device:CPU:0"
+    assert set(stats) == {node.name for node in graph(digits_board).node if node.op[0].islower()}
+    assert all(entry.all_start_micros > 0 and entry.all_end_rel_micros > 0 for entry in stats.values())
+    for name in digits.convolutions:
+        assert [memory.total_bytes for memory in stats[f"DigitNet/{name}/conv2d"].memory] == [4 * 32 * 16 * 8 * 8]
+
+
+def test_the_layers_are_a_table_of_what_they_cost(digits_board, digits):
+    (table,) = digits_board.plugin("text", "text", run="train", tag="run/layers")
+    assert table["text"].count("<tr>") > len(digits.convolutions)
+    parameters = sum(parameter.numel() for parameter in digits.model.parameters())
+    assert f"{parameters:,}" in table["text"] and "<code>head</code>" in table["text"]
 
 
 def test_the_graph_of_operations_is_whole(digits_board, digits):

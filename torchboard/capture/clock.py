@@ -37,5 +37,5 @@ class Clock:
         return 1.0 / max(time.perf_counter() - self._last, 1e-9)
 
     def epoch_rate(self) -> float:
-        """Batches per second of the epoch so far."""
-        return self._batches / max(time.perf_counter() - self._start - self._away, 1e-9)
+        """Batches per second of the epoch, up to the end of its last batch."""
+        return self._batches / max(self._last - self._start - self._away, 1e-9)

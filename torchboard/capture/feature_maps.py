@@ -11,18 +11,16 @@ from torch.utils._pytree import tree_map_only
 
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
-from torchboard.capture.probe import quiet_pass
 from torchboard.capture.select import layers, tag
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
+from torchboard.capture.tiles import palette, tiles
 from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.quiet_pass import quiet_pass
 from torchboard.values import Image, Value
-from torchboard.values.image import grid
 
 _MAX_MAPS = 64
 """Channels shown of one layer: the first ones."""
-_MIN_SIDE = 32
-"""Smaller maps are enlarged, pixel by pixel, to at least about this many pixels a side."""
 
 
 class FeatureMaps:
@@ -45,6 +43,11 @@ class FeatureMaps:
         self._probe: tuple[tuple, dict] | None = None if probe is None else ((probe.detach().clone(),), {})
         self._wanted = probe is None and bool(self._convolutions())
         self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its hook sits on the model."""
+        return self._handle is not None
 
     def arm(self, on: bool) -> None:
         """Waits for the first batch with one hook on the model, until the probe is known."""
@@ -129,16 +132,11 @@ def feature_grid(maps: np.ndarray) -> np.ndarray:
     Each map is scaled by itself, from its least value to its greatest, so that a weak map shows its pattern as well as a
     strong one; a constant map is dark, and elements that are not finite are taken as the least value.
     """
-    import matplotlib
-
     finite = np.where(np.isfinite(maps), maps, np.nan)
     low, high = (np.nan_to_num(end(finite, axis=(1, 2), keepdims=True)) for end in (np.fmin.reduce, np.fmax.reduce))
     span = np.where(high > low, high - low, 1.0)
     levels = (np.nan_to_num((finite - low) / span) * 255.0).astype(np.uint8)
-    zoom = max(1, round(_MIN_SIDE / max(levels.shape[1:])))
-    levels = levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    palette = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    return grid(palette[levels], columns=int(np.ceil(np.sqrt(len(levels)))))
+    return tiles(levels, palette("viridis"))
 
 
 def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:

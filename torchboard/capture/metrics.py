@@ -8,9 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchboard.capture.recorder import TRAIN
 from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError
 from torchboard.values import Scalar, Value
+
+VALIDATION = "validation"
+_VALIDATION_PREFIX = "val_"
 
 
 def check_metric(name: str, value: object) -> float | Tensor:
@@ -36,7 +40,9 @@ def check_metric(name: str, value: object) -> float | Tensor:
         if isinstance(value, (numbers.Real, np.bool_)):
             return float(value)
     except OverflowError as error:
-        raise _refused(name, f"{type(value).__name__}", f"it is no float ({error})", "give its logarithm, say") from None
+        raise _refused(
+            name, f"{type(value).__name__}", f"it is no float ({error})", "give its logarithm, say"
+        ) from None
     described = f"{type(value).__name__} {value!r:.80}"
     raise _refused(
         name, described, "a metric is one real number", "give a float, or a tensor or array with one element"
@@ -73,6 +79,31 @@ class RunningMeans:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
+
+
+class PhaseMetrics:
+    """The metrics of an epoch, by phase: means of what batches had, and what is given when it ends."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, RunningMeans] = {}
+
+    def add(self, phase: str, metrics: dict[str, float | Tensor]) -> None:
+        """Counts the checked metrics of a batch."""
+        self._means.setdefault(phase, RunningMeans()).add(metrics)
+
+    def take(self, given: dict[str, float | Tensor]) -> dict[str, dict[str, float | Tensor]]:
+        """Phase -> metrics of the epoch that ends; begins anew. What is given wins over a mean.
+
+        A name that begins with ``val_`` belongs to validation, without the prefix, and any other to training.
+        """
+        phases = {phase: means.take() for phase, means in self._means.items()}
+        phases.setdefault(TRAIN, {})
+        for name, value in given.items():
+            if name.startswith(_VALIDATION_PREFIX):
+                phases.setdefault(VALIDATION, {})[name.removeprefix(_VALIDATION_PREFIX)] = value
+            else:
+                phases[TRAIN][name] = value
+        return phases
 
 
 def scalars(metrics: dict[str, float | Tensor]) -> tuple[tuple[tuple[str, Value], ...], tuple[Numbers, ...]]:

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.feature_maps import FeatureMaps
-from torchboard.capture.graphs import FirstPassGraph, GraphSnapshot
+from torchboard.capture.figures import Figures
+from torchboard.capture.graphs import FirstPassGraph
+from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.options import Capture
+from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
-from torchboard.values import Pending
+from torchboard.graph.eager import compiled_modules, eager_windows
+from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.recorded import RecordedGraph
+from torchboard.values import Pending, Scalar
+
+
+class Collector(Protocol):
+    """Looks at a model when it is asked to."""
+
+    def collect(self) -> Sequence[Pending]:
+        """What there is to see now, on its way to the host."""
 
 
 class ModelWatch:
     """The collectors of one model, and the boundary of its training steps.
 
-    A step ends when every optimizer that was seen has stepped in it, or one of them steps again, or, where none shows
-    itself, when a batch ends and the weights have changed.
+    A step ends when every optimizer that was seen has stepped in it; or, at the latest, before one of them steps again, or
+    when a batch ends and the weights have changed. While trainable parameters are left that no optimizer seen so far holds,
+    as in the first step of a GAN's training, another one is waited for.
 
     Args:
         model: what to look at. It is as it was, but for hooks, and after ``release`` without exception.
         options: which tensors are captured.
         optimizer: one that is known before it has stepped.
         feature_maps: whether convolutions are shown, or the input to show them for.
-        graph: whether the first pass is recorded.
+        graph: whether the first pass of each phase is recorded.
         on_step: called when a training step has ended; held weakly, a bound method.
     """
 
@@ -43,28 +58,46 @@ class ModelWatch:
         graph: bool = True,
     ) -> None:
         self._on_step = weakref.WeakMethod(on_step)
-        self._recorder = Recorder(model, options)
+        self._options = options
+        self.overhead = Overhead(options.max_overhead)
+        self._recorder = Recorder(model, options, self.overhead)
         self._parameters = Parameters(model, options)
         probe = feature_maps if isinstance(feature_maps, Tensor) else None
-        self._feature_maps = FeatureMaps(model, options, probe) if feature_maps is not False else None
-        self._graph = FirstPassGraph(model) if graph else None
-        self._graph_taken = False
+        hidden = options.compiled == "skip" and bool(compiled_modules(model))
+        self._feature_maps = FeatureMaps(model, options, probe) if feature_maps is not False and not hidden else None
+        self._model = model
+        self._graphs = {TRAIN: FirstPassGraph(model)} if graph and not hidden else {}
+        self._more: list[Collector] = []
+        self._is_first_step = True
+        self._runs_eagerly = False
         self._weights = WeightsVersion(model)
-        self._stepped: list[int] = []
-        self._steps = StepWatcher(model, self._parameters.before_step, self._after_step, optimizer)
+        self._loss_scale = LossScale()
+        self._stepped: set[int] = set()
+        self._steps = StepWatcher(model, self._before_step, self._after_step, optimizer)
 
     @property
     def phase(self) -> str:
         """What forward passes belong to now."""
         return self._recorder.phase
 
+    def add(self, collector: Collector) -> None:
+        """One more collector, read with the others in epochs that write histograms."""
+        self._more.append(collector)
+
     def arm(self, on: bool) -> None:
         """Opens or closes the window of the next step."""
+        with self.overhead:
+            self._arm(on)
+
+    def _arm(self, on: bool) -> None:
         if self.phase == TRAIN:
             self._recorder.arm(on)
         self._parameters.arm(on)
         if self._feature_maps is not None:
             self._feature_maps.arm(on)
+        waits = bool(self._graphs) and self._is_first_step
+        waits = waits or self._feature_maps is not None and self._feature_maps.waits
+        self._run_eagerly(waits and self._options.compiled == "eager")
 
     def enter(self, phase: str, capture: bool) -> str:
         """Forward passes belong to ``phase`` from now on, and the first one is captured if asked for; gives the phase before."""
@@ -74,11 +107,12 @@ class ModelWatch:
             self._recorder.arm(self._parameters.armed)
         elif capture:
             self._recorder.arm_for_one_pass()
+        self._record_phase(before, phase, capture)
         return before
 
     def end_batch(self) -> None:
-        """A batch of training has ended: a step has too, if the weights changed and no optimizer showed itself."""
-        if self._weights.changed():
+        """A batch of training has ended: a step has too, if the weights changed since the last one ended."""
+        if self._weights.changed() or self._stepped:
             self._end_step()
         elif self.phase == TRAIN:
             self._recorder.arm(self._parameters.armed)  # a window cannot open inside compiled code
@@ -89,26 +123,36 @@ class ModelWatch:
 
     def collect(self) -> dict[str, tuple[Pending, ...]]:
         """Phase -> what was captured in it since the last call, on its way to the host."""
-        phases: dict[str, list[Pending]] = {
-            phase: [*self._recorder.collect(phase)] for phase in self._recorder.phases()
-        }
-        train = phases.setdefault(TRAIN, [])
-        train += self._parameters.collect()
-        if self._feature_maps is not None:
-            train += self._feature_maps.collect()
+        with self.overhead:
+            self._recorder.arm(False)  # armed again, it finds layers that came since
+            phases: dict[str, list[Pending]] = {
+                phase: [*self._recorder.collect(phase)] for phase in self._recorder.phases()
+            }
+            train = phases.setdefault(TRAIN, [])
+            train += self._parameters.collect()
+            train += self._loss_scale.collect()
+            if self._feature_maps is not None:
+                train += self._feature_maps.collect()
+            for collector in self._more:
+                train += collector.collect()
+        if self.overhead.limit is not None:
+            train.append(Figures((("monitor/overhead", Scalar(self.overhead.take())),)))
         return {phase: tuple(pending) for phase, pending in phases.items() if pending}
 
-    def take_graph(self) -> GraphSnapshot | None:
-        """The graph of the first pass, once, when there has been one."""
-        if self._graph is None or self._graph_taken:
-            return None
-        graph = self._graph.collect()
-        self._graph_taken = graph is not None
-        return graph
+    def take_graphs(self, last: bool = False) -> Iterator[tuple[str, RecordedGraph]]:
+        """Phase and graph of the first passes, each once; with ``last``, of those that raised half-way too."""
+        for phase, graph in self._graphs.items():
+            if (recorded := graph.collect(last)) is not None:
+                yield phase, recorded
+
+    def costs(self) -> LayerCosts:
+        """What the layers cost in the first training pass; of a model not seen running their parameters alone."""
+        return self._graphs[TRAIN].costs if self._graphs else layer_costs(self._model, None)
 
     def errors(self) -> Iterator[tuple[str, BaseException]]:
         """What could not be captured, and why."""
-        collectors = ("activations", self._recorder), ("feature maps", self._feature_maps), ("the graph", self._graph)
+        graphs = [("the graph", graph) for graph in self._graphs.values()]
+        collectors = ("activations", self._recorder), ("feature maps", self._feature_maps), *graphs
         for lost, collector in collectors:
             if collector is not None and collector.error is not None:
                 yield lost, collector.error
@@ -118,21 +162,50 @@ class ModelWatch:
         self._steps.close()
         self._recorder.arm(False)
         self._parameters.arm(False)
+        self._run_eagerly(False)
         if self._feature_maps is not None:
             self._feature_maps.arm(False)
-        if self._graph is not None:
-            self._graph.close()
+        for graph in self._graphs.values():
+            graph.listen(False)
+
+    def _record_phase(self, before: str, phase: str, is_window: bool) -> None:
+        """The first pass of the phase is the next to be recorded. That of compiled code can be seen in a window alone."""
+        if before in self._graphs:
+            self._graphs[before].listen(False)
+        if phase in self._graphs:
+            self._graphs[phase].listen(True)
+        elif self._graphs and (is_window or not compiled_modules(self._model)):
+            self._graphs[phase] = FirstPassGraph(self._model)
+
+    def _run_eagerly(self, on: bool) -> None:
+        """Whether compiled code runs eagerly for the hooks that wait for one pass."""
+        if on and not self._runs_eagerly:
+            self._runs_eagerly = eager_windows.enter()
+        elif not on and self._runs_eagerly:
+            self._runs_eagerly = False
+            eager_windows.leave()
+
+    def _before_step(self, optimizer: Optimizer) -> None:
+        with self.overhead:
+            if id(optimizer) in self._stepped:
+                self._end_step()
+            self._loss_scale.before_step(optimizer)
+            self._parameters.before_step(optimizer)
 
     def _after_step(self, optimizer: Optimizer) -> None:
-        self._parameters.after_step(optimizer)
-        again = id(optimizer) in self._stepped
-        self._stepped.append(id(optimizer))
-        if again or {id(other) for other in self._steps.live_optimizers()} <= set(self._stepped):
-            self._end_step()
+        with self.overhead:
+            self._parameters.after_step(optimizer)
+            self._stepped.add(id(optimizer))
+            all_stepped = {id(other) for other in self._steps.live_optimizers()} <= self._stepped
+            if all_stepped and (not self._is_first_step or self._steps.hold_all()):
+                self._end_step()
 
     def _end_step(self) -> None:
         self._weights.changed()
         self._stepped.clear()
+        self._is_first_step = False
+        if self._parameters.armed:
+            self.overhead.captured()
         on_step = self._on_step()
         if on_step is not None:
             on_step()

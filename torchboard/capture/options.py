@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from torchboard.errors import InvalidValueError
-from torchboard.schedule import Schedule, as_schedule
+from torchboard.schedule import Schedule, as_schedule, every
 
 Selector = str | type | Callable[[str, nn.Module], bool]
 """A glob over module names (``"layer1.*"``), a module type, or a function of a module's name and the module."""
@@ -29,9 +29,14 @@ class Capture:
         max_layers: at most this many layers, the first ones in the model's order; None for no bound.
         compiled: what a captured step does with code under ``torch.compile``. ``"eager"`` runs that step eagerly, all
             compiled code of the process in it, and sees what an eager model shows: the step takes the time and the memory
-            that it takes uncompiled, and its last digits may differ from the compiled ones'. Nothing is compiled again,
-            and what was compiled stays as it is. ``"skip"`` costs nothing and leaves such code alone: of a compiled layer
-            there are parameters, their gradients and their updates.
+            that it takes uncompiled, its last digits may differ from the compiled ones', and dropout draws what it draws
+            uncompiled. Nothing is compiled again, and what was compiled stays as it is. ``"skip"`` costs nothing and leaves
+            such code alone: of a compiled layer there are parameters, their gradients and their updates, and of a compiled
+            model no graph and no feature maps; compile before the monitor is made, or the first call is compiled twice.
+        max_overhead: the share of the training's time that captured steps may take of the host, such as 0.01: where they
+            take more, captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first
+            step is captured all the same. ``monitor/overhead`` then says each epoch what share hooks and collecting took;
+            time on a device is not in it, nor is writing, which is another thread's. None for no bound and no figure.
 
     Raises:
         InvalidValueError: a field has another type or value than these.
@@ -46,6 +51,7 @@ class Capture:
     exclude: Selector | Sequence[Selector] | None = None
     max_layers: int | None = None
     compiled: str = "eager"
+    max_overhead: float | None = None
 
     def __post_init__(self) -> None:
         as_schedule(self.every)
@@ -60,6 +66,11 @@ class Capture:
             raise InvalidValueError(
                 f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all"
             )
+        overhead = self.max_overhead
+        if overhead is not None and not (isinstance(overhead, (int, float)) and 0 < overhead <= 1):
+            raise InvalidValueError(
+                f"max_overhead={overhead!r}", "it is a share of the time", "give a number such as 0.01, or None"
+            )
         if self.compiled not in ("eager", "skip"):
             wrong = "captured steps cannot stay compiled" if self.compiled == "graph" else "there is no such way"
             raise InvalidValueError(
@@ -72,3 +83,16 @@ def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ..
     if value is None:
         return ()
     return tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+
+
+def frequency(name: str, value: object) -> Schedule:
+    """A whole number as a schedule: every so many epochs or batches, 0 for never.
+
+    Raises:
+        InvalidValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidValueError(
+            f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never"
+        )
+    return every(value)

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchboard.capture.figures import Figures
 from torchboard.capture.options import Capture
 from torchboard.capture.select import tag
-from torchboard.capture.sketches import Sketches, SketchSnapshot
+from torchboard.capture.sketches import Sketches
 from torchboard.capture.tensors import measurable
 from torchboard.graph.module_names import parameter_names
+from torchboard.values import Pending, Text
+
+WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
 
 
 class Parameters:
@@ -35,6 +39,8 @@ class Parameters:
         self._options = options
         self._sketches = Sketches()
         self._before: list[tuple[str, Tensor, Tensor]] = []
+        self._without: dict[str, None] = {}
+        self._with: set[str] = set()
 
     def arm(self, on: bool) -> None:
         """Whether the next optimizer step is a captured one."""
@@ -50,8 +56,13 @@ class Parameters:
         scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes a loss scaler's factor off by itself
         gradients = []
         for name, parameter in parameter_names(self._model):
-            if id(parameter) not in owned or parameter.grad is None:
+            if id(parameter) not in owned:
                 continue
+            if parameter.grad is None:
+                if parameter.requires_grad:
+                    self._without[name] = None
+                continue
+            self._with.add(name)
             if self._options.gradients and scale is None:
                 gradients.append((name, parameter.grad))
             elif self._options.gradients:
@@ -68,11 +79,17 @@ class Parameters:
         self._before.clear()
         self._observe("updates", updates)
 
-    def collect(self) -> list[SketchSnapshot]:
-        """Gradients and updates since the last call, and the parameters as they are now, on their way to the host."""
+    def collect(self) -> list[Pending]:
+        """Gradients and updates since the last call, and the parameters as they are now, on their way to the host.
+
+        Parameters that an optimizer holds and that had no gradient at any of its captured steps are named in a text.
+        """
         if self._options.parameters:
             self._observe("parameters", parameter_names(self._model))
-        return self._sketches.collect()
+        silent = [f"`{name}`" for name in self._without if name not in self._with]
+        self._without, self._with = {}, set()
+        named = (WITHOUT_GRADIENT, Text("No gradient in this epoch's captured steps: " + ", ".join(silent)))
+        return [*self._sketches.collect(), *([Figures((named,))] if silent and self._options.gradients else [])]
 
     @torch.no_grad()
     def _observe(self, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.eager import eager_windows
 from torchboard.capture.gradient_tap import graph_task, tap
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
-from torchboard.capture.select import layers, tag
+from torchboard.capture.overhead import Overhead
+from torchboard.capture.select import check_include, layers, tag
 from torchboard.capture.sketches import Row, Sketches, SketchSnapshot
 from torchboard.capture.tensors import measurable, tensors_in
+from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.inert import InertWhenCopied
 
 TRAIN = "train"
@@ -28,6 +29,10 @@ class Recorder:
     Args:
         model: hooks go on its layers, and only while armed.
         options: which layers, and whether outputs and gradients are wanted.
+        overhead: measures the time that hooks take.
+
+    Raises:
+        InvalidValueError: what ``options`` include is not there.
 
     Attributes:
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
@@ -35,7 +40,9 @@ class Recorder:
         error: what went wrong inside a hook, if anything did.
     """
 
-    def __init__(self, model: nn.Module, options: Capture) -> None:
+    def __init__(self, model: nn.Module, options: Capture, overhead: Overhead | None = None) -> None:
+        check_include(model, options)
+        self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
         self._model = model
@@ -53,6 +60,7 @@ class Recorder:
     def arm(self, on: bool) -> None:
         """Puts the hooks on, or takes them off; about 1.5 us a layer.
 
+        Layers are looked up when hooks are put on: those that are added to the model later are seen from then on.
         Compiled code runs eagerly in between, if the options say so. Called while such code runs compiled, it puts no
         hooks on.
         """
@@ -63,7 +71,7 @@ class Recorder:
         self._handles.clear()
         if self._runs_eagerly:
             self._runs_eagerly = False
-            eager_windows.close()
+            eager_windows.leave()
         if on and self.error is None and (self._options.activations or self._options.gradients):
             self._put_on()
 
@@ -87,20 +95,24 @@ class Recorder:
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
                 return
-            with unseen():
+            with self._overhead, unseen():
                 for suffix, tensor in tensors_in(output):
                     self._observe(hook, suffix, tensor)
         except Exception as error:
             self.error = error
 
     def _put_on(self) -> None:
-        if self._options.compiled == "eager":
-            self._runs_eagerly = eager_windows.open()
-            if not self._runs_eagerly:
-                return
+        left_out: set[nn.Module] = set()
+        if self._options.compiled == "skip":
+            left_out = compiled_modules(self._model)
+        elif eager_windows.enter():
+            self._runs_eagerly = True
+        else:
+            return
         self._window += 1
         for name, module in layers(self._model, self._options):
-            self._handles.append(module.register_forward_hook(_ForwardHook(self, name)))
+            if module not in left_out:
+                self._handles.append(module.register_forward_hook(_ForwardHook(self, name)))
 
     def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor) -> None:
         recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
@@ -115,8 +127,9 @@ class Recorder:
         """Records one gradient, unless its window has closed since; never raises."""
         try:
             if self.armed and report.window == self._window and self.error is None:
-                row = report.hook.row("activation_gradients", report.suffix, gradient.device)
-                row.observe_(gradient)
+                with self._overhead:
+                    row = report.hook.row("activation_gradients", report.suffix, gradient.device)
+                    row.observe_(gradient)
         except Exception as error:
             self.error = error
 

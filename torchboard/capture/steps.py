@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from torchboard.capture.gradient_tap import graph_task
 from torchboard.capture.modes import unseen
+from torchboard.errors import InvalidValueError
 
 
 class StepWatcher:
@@ -25,6 +26,10 @@ class StepWatcher:
         model: whose parameters to look for.
         before: called with the optimizer just before it steps.
         after: called with the optimizer when it has stepped.
+        optimizer: one that is known before it has stepped.
+
+    Raises:
+        InvalidValueError: ``optimizer`` holds no parameter of the model.
 
     Attributes:
         optimizers: those seen so far, in the order seen.
@@ -37,6 +42,8 @@ class StepWatcher:
         after: Callable[[Optimizer], None],
         optimizer: Optimizer | None,
     ) -> None:
+        if optimizer is not None:
+            _check_optimizer(optimizer, model)
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
         self._model = weakref.ref(model)
         reference = weakref.WeakMethod(self._report)
@@ -48,6 +55,12 @@ class StepWatcher:
     def live_optimizers(self) -> list[Optimizer]:
         """The optimizers seen so far that still exist."""
         return [optimizer for reference in self.optimizers if (optimizer := reference()) is not None]
+
+    def hold_all(self) -> bool:
+        """Whether every trainable parameter of the model is held by an optimizer seen so far."""
+        held = {id(parameter) for optimizer in self.live_optimizers() for parameter in _parameters_of(optimizer)}
+        model = self._model()
+        return model is None or all(id(weight) in held for weight in model.parameters() if weight.requires_grad)
 
     def close(self) -> None:
         """Takes the hooks away."""
@@ -66,11 +79,34 @@ class StepWatcher:
         model = self._model()
         if model is None:
             return False
-        parameters = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) in parameters for group in optimizer.param_groups for parameter in group["params"]):
+        if _holds_any(optimizer, model):
             self.optimizers.append(weakref.ref(optimizer))
             return True
         return False
+
+
+def _parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
+    parameters = {id(parameter) for parameter in model.parameters()}
+    return any(id(parameter) in parameters for parameter in _parameters_of(optimizer))
+
+
+def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise InvalidValueError(
+            f"optimizer of type {type(optimizer).__name__}",
+            "it is no torch.optim.Optimizer",
+            "give one, or leave it out",
+        )
+    if not _holds_any(optimizer, model):
+        raise InvalidValueError(
+            f"an optimizer {type(optimizer).__name__}",
+            f"it holds none of the parameters of {type(model).__name__}",
+            "make it of model.parameters(), after whatever replaces them, or leave it out: it is found when it steps",
+        )
 
 
 def _hook(report: weakref.WeakMethod, action: Callable[[Optimizer], None]):

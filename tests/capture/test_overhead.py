@@ -1,0 +1,74 @@
+"""The monitor's share of the time, measured and bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from torchboard.capture.overhead import Overhead
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def steps_captured(limit, cost, steps=400, every=10):
+    """Which steps are captured where a step takes 1 second and ``cost`` more where it is captured."""
+    clock, found = Time(), []
+    overhead = Overhead(limit, clock)
+    for step in range(steps):
+        clock.now += 1.0
+        if step and step % every == 0 and overhead.affords():
+            found.append(step)
+            with overhead:
+                clock.now += cost(step)
+            overhead.captured()
+    return found
+
+
+def test_what_is_cheap_enough_is_captured_as_scheduled():
+    assert steps_captured(0.05, lambda step: 0.1) == list(range(10, 400, 10))
+
+
+@pytest.mark.parametrize(("cost", "stride"), [(0.15, 2), (0.35, 4), (0.7, 8)])
+def test_what_is_too_dear_is_captured_at_a_multiple_of_the_distance(cost, stride):
+    found = steps_captured(0.01, lambda step: cost)
+    gaps = {after - before for before, after in zip(found[2:], found[3:])}
+    assert gaps == {10 * stride}
+
+
+def test_without_a_bound_every_due_step_is_captured():
+    assert len(steps_captured(None, lambda step: 100.0)) == 39
+
+
+def test_what_becomes_cheap_again_is_captured_more_often_again():
+    found = steps_captured(0.01, lambda step: 0.7 if step < 200 else 0.01, steps=2000)
+    assert found[-1] - found[-2] == 10
+
+
+def test_time_inside_itself_counts_once_and_shares_are_those_since_the_last_call():
+    clock = Time()
+    overhead = Overhead(None, clock)
+    for _ in range(2):
+        clock.now += 3.0
+        with overhead:
+            clock.now += 0.5
+            with overhead:
+                clock.now += 0.5
+        assert overhead.take() == pytest.approx(0.25)
+    assert overhead.take() == 0.0
+
+
+def test_a_step_that_was_not_asked_for_changes_nothing():
+    """The first step of an epoch is captured whatever it costs, and says nothing of the distance between the others."""
+    clock = Time()
+    overhead = Overhead(0.01, clock)
+    with overhead:
+        clock.now += 100.0
+    overhead.captured()
+    assert overhead.affords()

@@ -1,0 +1,125 @@
+"""Steps that a loss scaler skipped, counted from the scales it went through.
+
+``GradScaler`` leaves an optimizer's step out where a gradient is not finite, and no hook tells. But each time it does, it
+lowers its scale, by a factor that it states. So the scale is noted before each step: one small copy on its device a step, and
+nothing at all without a scaler. How many steps were left out between two of them is worked out where the log is written.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from torchboard.capture.snapshot import HostCopy, Snapshot
+from torchboard.values import Scalar, Value
+
+SKIPPED_STEPS = "monitor/skipped_steps"
+_FRAMES = 12
+"""How far up from an optimizer's hook the scaler that called its step is looked for."""
+_TOGETHER = 256
+"""Scales that are kept one by one before they become one tensor."""
+
+
+class LossScale:
+    """The scale of the scaler that steps the optimizers, if there is one. It is found when it first steps one."""
+
+    def __init__(self) -> None:
+        self._scaler: weakref.ref[GradScaler] | None = None
+        self._asked: set[int] = set()
+        self._rules: _Rules | None = None
+        self._start: tuple[float, float] | None = None
+        self._notes: list[Tensor] = []
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Notes the scale that this step was taken with."""
+        if self._scaler is None and id(optimizer) not in self._asked:
+            self._asked.add(id(optimizer))
+            self._find()
+        self._note()
+
+    def collect(self) -> list[SkippedSteps]:
+        """How many steps were skipped since the last call, on its way to the host."""
+        self._note()
+        if self._rules is None or not self._notes:
+            return []
+        notes = torch.cat(self._notes)
+        self._notes = [notes[-1:]]
+        start, self._start = self._start, None
+        return [SkippedSteps((SKIPPED_STEPS,), HostCopy([notes]), self._rules, start)]
+
+    def _find(self) -> None:
+        frame = sys._getframe(1)
+        for _ in range(_FRAMES):
+            frame = frame.f_back
+            if frame is None:
+                return
+            if frame.f_code.co_name in ("step", "_maybe_opt_step"):
+                scaler = frame.f_locals.get("self")
+                if isinstance(scaler, GradScaler):
+                    factors = scaler.get_growth_factor(), scaler.get_backoff_factor()
+                    self._rules = _Rules(*factors, scaler.get_growth_interval())
+                    self._scaler = weakref.ref(scaler)
+                    self._start = (scaler._init_scale, scaler._init_growth_tracker)
+                    return
+
+    def _note(self) -> None:
+        scaler = self._scaler and self._scaler()
+        if scaler is None or scaler._scale is None:
+            return
+        self._notes.append(torch.stack((scaler._scale, scaler._growth_tracker)).reshape(1, 2))
+        if len(self._notes) > _TOGETHER:
+            self._notes = [torch.cat(self._notes)]
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a scaler multiplies its scale by: after so many good steps in a row, and after a bad one."""
+
+    growth: float
+    backoff: float
+    interval: int
+
+
+@dataclass(frozen=True)
+class SkippedSteps(Snapshot):
+    """The number of skipped steps.
+
+    Attributes:
+        rules: of the scaler.
+        start: its scale and its count of good steps before the first note; None where the first note is the start.
+    """
+
+    rules: _Rules
+    start: tuple[float, float] | None
+
+    kind = Scalar
+
+    def settle(self) -> Iterable[tuple[str, Value]]:
+        (notes,) = self.copy.wait()
+        if self.start is not None:
+            notes = np.concatenate([np.array([self.start], notes.dtype), notes])
+        skipped = sum(_skipped(before, after, self.rules) for before, after in zip(notes, notes[1:]))
+        yield SKIPPED_STEPS, Scalar(float(skipped), "steps of this epoch that the loss scaler left out")
+
+
+def _skipped(before: np.ndarray, after: np.ndarray, rules: _Rules) -> int:
+    """Steps skipped between two notes of (scale, good steps in a row); between them at most one was good.
+
+    A good step counts one up, or starts the count anew and raises the scale; a bad one starts it anew and lowers the scale.
+    """
+    (scale, count), (new_scale, new_count) = before, after
+    if new_count == count and (count or scale == new_scale):  # no step in between, or the user has set the scale
+        return 0
+    if new_scale < scale and np.isclose(new_scale, scale * rules.backoff):
+        return 1
+    grew = count + 1 == rules.interval
+    top = scale * rules.growth if grew else scale
+    return max(0, round(float(np.log(new_scale / top) / np.log(rules.backoff))))

@@ -1,0 +1,77 @@
+"""How much of a training's time the monitor takes, and how often it can afford to look."""
+
+from __future__ import annotations
+
+import time
+
+_MAX_STRIDE = 1 << 20
+
+
+class Overhead:
+    """A stopwatch for the monitor's own host time, and the bound that follows from it.
+
+    As a context manager it measures what runs inside; inside itself it does nothing. From one captured step to the next the
+    monitor's share of the time is compared with the limit: above it the distance between captured steps doubles, once or
+    several times; below a quarter of it, it halves, down to what the schedule says. Time on a device is not seen.
+
+    Args:
+        limit: the share of the training's time that captured steps may take, such as 0.01; None for no bound.
+        clock: gives seconds.
+    """
+
+    def __init__(self, limit: float | None = None, clock=time.perf_counter) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._stride = 1
+        self._due = 0
+        self._granted = False
+        self._depth = 0
+        self._spent = 0.0
+        self._began = clock()
+        self._period = self._epoch = (self._began, 0.0)
+
+    def __enter__(self) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            self._began = self._clock()
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._spent += self._clock() - self._began
+
+    def affords(self) -> bool:
+        """Whether a step that is due is captured: every one, or one in 2, 4, 8, … of them."""
+        self._due += 1
+        self._granted = self._due >= self._stride
+        if self._granted:
+            self._due = 0
+        return self._granted
+
+    def captured(self) -> None:
+        """A captured step has ended. One that ``affords`` was not asked for, an epoch's first, changes nothing."""
+        share = self._share_since(self._period)
+        self._period = self._mark()
+        if self.limit is None or not self._granted:
+            return
+        self._granted = False
+        while share > self.limit and self._stride < _MAX_STRIDE:
+            self._stride *= 2
+            share /= 2
+        if share < self.limit / 4 and self._stride > 1:
+            self._stride //= 2
+
+    def take(self) -> float:
+        """The monitor's share of the time since the last call."""
+        share = self._share_since(self._epoch)
+        self._epoch = self._mark()
+        return share
+
+    def _share_since(self, mark: tuple[float, float]) -> float:
+        now, spent = self._mark()
+        return (spent - mark[1]) / max(now - mark[0], 1e-9)
+
+    def _mark(self) -> tuple[float, float]:
+        """Now, and what has been spent until now."""
+        now = self._clock()
+        return now, self._spent + (now - self._began if self._depth else 0.0)
