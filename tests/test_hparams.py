@@ -100,7 +100,7 @@ def test_a_trial_is_for_one_run(tmp_path):
         {OPTIMIZER: True},
         {BIAS: 1},
         {LR: 0.01, "lr": 0.02},
-        {"lr": None},
+        {"lr": [1, 2]},
         {3: 0.5},
         {"seed": 2**63 - 1},
         {"limit": math.inf},

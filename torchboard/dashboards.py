@@ -21,6 +21,7 @@ from torchboard.values import Array, Audio, Layout, PrCurve, Video
 from torchboard.values.audio import check_sound, to_clips
 from torchboard.values.custom_scalars import LAYOUT_TAG
 from torchboard.values.deferred import Deferred
+from torchboard.values.hparams import plain
 from torchboard.values.image import to_pixels
 from torchboard.values.mesh import mesh_parts
 from torchboard.values.prebinned import from_limits
@@ -265,6 +266,8 @@ class DashboardMethods:
 
         _check_mapping("metrics", metric_dict, "give {'accuracy': 0.7}, say")
         _check_mapping("domains", hparam_domain_discrete or {}, "give {'optimizer': ['sgd', 'adam']}, say")
+        if isinstance(hparam_dict, Mapping):  # what the peer refuses stays refused: None, and dicts inside
+            hparam_dict = {key: plain(getattr(key, "name", key), value) for key, value in hparam_dict.items()}
         hparams = plain_hparams(hparam_dict)
         trial = finished_trial(hparams, metric_dict, hparam_domain_discrete)
         pairs, pending = scalars({tag: check_metric(tag, value) for tag, value in metric_dict.items()})

@@ -15,6 +15,8 @@ from serving import tensorboard, until
 
 CURVES = {"epoch_accuracy": 2, "epoch_learning_rate": 1, "epoch_loss": 2}
 """Tag -> how many runs have a curve of it."""
+OVER_STEPS = {"evaluation_accuracy_vs_iterations": 1, "evaluation_loss_vs_iterations": 1}
+"""The same of what validation found, over steps of training."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def test_the_scalars_page_draws_a_line_a_run(page):
     page.open("scalars")
     colours = """return deep('tf-scalar-card').map(card =>
         [card.tag, new Set(drawn('path.line', card, 30).map(e => e.getAttribute('stroke'))).size])"""
-    assert until(lambda: page.ask(colours), lambda cards: len(cards) >= 2 and dict(cards).items() <= CURVES.items())
+    lines = (CURVES | OVER_STEPS).items()
+    assert until(lambda: page.ask(colours), lambda cards: len(cards) >= 2 and dict(cards).items() <= lines)
 
 
 def test_the_histograms_page_draws_an_outline_an_epoch(page, digits):
@@ -167,3 +170,24 @@ def test_the_graph_page_draws_the_layers_and_blocks_of_one_structure_in_one_colo
         return page.ask("return deep('tf-graph-info').flatMap(e => deep('div', e)).map(e => e.textContent).join(' ')")
 
     assert until(card, lambda text: "Conv2d(1, 16" in text)
+
+
+def test_the_graph_page_colours_the_operations_by_compute_time_and_memory(page):
+    page.open("graphs")
+    expand(page, "DigitNet")
+    tags = "return deep('tf-graph-controls')[0].datasets[0].tags.map(tag => tag.tag)"
+    page.ask(f"deep('tf-graph-controls')[0]._selectedTagIndex = {page.ask(tags).index('step1')}")
+    until(lambda: page.ask("return deep('tf-graph-controls')[0]._selectedGraphType") == "profile")
+    until(lambda: page.ask("return deep('tf-graph-dashboard')[0]._stats || null"))
+    fills = """return ['stem', 'blocks'].map(name => deep(`g.node[data-name="DigitNet/${name}"] .nodecolortarget`)
+        .map(e => getComputedStyle(e).fill)[0])"""
+
+    def colours(colouring: str) -> list[str]:
+        page.ask(f"deep('tf-graph-controls')[0].set('colorBy', '{colouring}')")
+        if "DigitNet/stem" not in page.ask("return deep('g.node').filter(shown).map(e => e.getAttribute('data-name'))"):
+            page.ask("deep('tf-graph-scene')[0].fire('node-toggle-expand', {name: 'DigitNet'})")
+        return page.ask(fills)
+
+    for colouring in ("compute_time", "memory"):
+        assert until(lambda: colours(colouring), lambda found: found[1] and is_coloured(found[1]))  # noqa: B023
+        page.keep(f"graph_{colouring}")

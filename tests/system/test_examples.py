@@ -10,7 +10,9 @@ import pytest
 from digits_job import ROOT
 
 import torchboard.proto as proto
+from torchboard import read
 from torchboard.eventfile.scanning import scan
+from torchboard.values.hparams import SESSION_END_TAG, SESSION_START_TAG
 
 
 def run_example(name, directory, *arguments):
@@ -67,3 +69,60 @@ def test_the_log_directory_and_the_number_of_epochs_can_be_chosen(tmp_path, abso
     to_look_at = tmp_path / printed.split("--logdir ")[1].strip()
     assert to_look_at in (log_dir, log_dir.parent)
     assert written(log_dir / "train")["epoch_loss"] == [0]
+
+
+def test_the_grid_of_hyperparameters_is_sixteen_trials_that_learn(tmp_path):
+    printed = run_example("hparams_grid", tmp_path)
+    assert printed.endswith("tensorboard --logdir runs/hparams_grid\n")
+    log = read(tmp_path / "runs" / "hparams_grid")
+    trials = [f"{number:02}" for number in range(16)]
+    assert set(log.runs) == {".", *(run for name in trials for run in (name, f"{name}/train", f"{name}/validation"))}
+    starts = [log.values(SESSION_START_TAG, name).values[0].hparams for name in trials]
+    assert len({tuple(start.items()) for start in starts}) == 16
+    assert starts[0] == {"num_units": 16, "dropout": 0.1, "optimizer": "adam", "epochs": 2}
+    assert all(log.values(SESSION_END_TAG, name).values[0].succeeded for name in trials)
+    accuracies = [log.scalars("epoch_accuracy", f"{name}/validation").values for name in trials]
+    assert [len(values) for values in accuracies] == [start["epochs"] for start in starts]
+    assert min(values[-1] for values in accuracies) > 0.5 and max(values[-1] for values in accuracies) > 0.9
+
+
+def test_the_scalars_of_two_models_lie_over_each_other(tmp_path):
+    run_example("tutorial_scalars", tmp_path)
+    log = read(tmp_path / "runs" / "scalars")
+    assert set(log.runs) == {f"lr={lr}/{phase}" for lr in (0.01, 0.1) for phase in ("train", "validation")}
+    slow, fast = (log.scalars("epoch_loss", f"lr={lr}/validation").values for lr in (0.01, 0.1))
+    assert len(slow) == len(fast) == 20 and fast[-1] < slow[0] and fast[4] < slow[4]
+
+
+def test_a_scalar_of_ones_own_is_the_learning_rate_that_the_monitor_logs_too(tmp_path):
+    run_example("tutorial_learning_rate", tmp_path)
+    log = read(tmp_path / "runs" / "learning_rate")
+    own, ours = log.scalars("learning rate", "metrics"), log.scalars("epoch_learning_rate", "train")
+    assert list(own.steps) == list(ours.steps) == list(range(15))
+    assert list(own.values) == list(ours.values) and own.values[0] == pytest.approx(20 * own.values[-1])
+
+
+def test_pictures_figures_feature_maps_and_confusions_are_shown(tmp_path):
+    run_example("tutorial_images", tmp_path)
+    log = read(tmp_path / "runs" / "images")
+    tags = log.tags("train")
+    pictures = {"training data", "training data with labels", "feature_maps/0", "feature_maps/2"}
+    assert pictures <= {tag for tag in tags if tags[tag] == "images"}
+    steps = log.values("predictions/top_losses/images", "validation").steps
+    assert list(steps) == [0, 1, 2] and log.scalars("predictions/accuracy", "validation").values[-1] > 0.8
+
+
+def test_the_graph_of_a_model_is_shown(tmp_path):
+    run_example("tutorial_graph", tmp_path)
+    assert "graph" in written(tmp_path / "runs" / "graph")
+
+
+def test_predictions_and_slices_get_better_over_the_epochs(tmp_path):
+    run_example("predictions", tmp_path)
+    log = read(tmp_path / "runs" / "predictions")
+    runs = [f"validation{name}" for name in ("", "/slices_large", "/slices_small")]
+    assert set(log.runs) == {"train", *runs}
+    for run in runs:
+        assert list(log.scalars("slices/accuracy", run).steps) == list(range(6))
+    areas = log.scalars("predictions/roc_auc", "validation").values
+    assert areas[-1] > 0.97

@@ -7,7 +7,7 @@ of a trial. Declaring an experiment with ``hparams_config`` is only needed for d
     >>> from torchboard import SummaryWriter, hparams
     >>> lr = hparams.HParam("lr", hparams.RealInterval(1e-4, 1e-1))
     >>> depth = hparams.HParam("depth", hparams.Discrete([2, 4]))
-    >>> for number, choice in enumerate(hparams.sample([lr, depth], n=20, seed=0)):
+    >>> for number, choice in enumerate(hparams.progress(hparams.sample([lr, depth], n=20, seed=0))):
     ...     log_dir = f"runs/search/{number}"
     ...     with hparams.Trial(log_dir, choice), SummaryWriter(log_dir) as writer:
     ...         writer.add_scalar("accuracy", train(choice[lr], choice[depth]), 0)
@@ -17,7 +17,7 @@ Nothing here needs torch, and a trial costs two small events.
 
 from __future__ import annotations
 
-from torchboard.hparams.choices import grid, sample
+from torchboard.hparams.choices import grid, progress, sample
 from torchboard.hparams.domains import Discrete, HParam, IntInterval, Metric, RealInterval
 from torchboard.hparams.experiment import hparams_config
 from torchboard.hparams.trials import Trial
@@ -31,5 +31,6 @@ __all__ = [
     "Trial",
     "grid",
     "hparams_config",
+    "progress",
     "sample",
 ]

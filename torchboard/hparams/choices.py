@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from torchboard.errors import InvalidValueError
 from torchboard.hparams.domains import Discrete, HParam, IntInterval, listed
 from torchboard.values.hparams import Plain
 
+_LONGEST = 60
 
-def grid(hparams: Iterable[HParam]) -> Iterator[dict[HParam, Plain]]:
+
+class Grid(Iterator[dict[HParam, Plain]]):
+    """The combinations that are still to come; its length is how many there are in all."""
+
+    def __init__(self, axes: Sequence[HParam], values: Sequence[Sequence[Plain]]) -> None:
+        self._length = math.prod(map(len, values))
+        self._choices = (dict(zip(axes, chosen)) for chosen in itertools.product(*values))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __next__(self) -> dict[HParam, Plain]:
+        return next(self._choices)
+
+
+def grid(hparams: Iterable[HParam]) -> Grid:
     """Every combination of the values of some hyperparameters, each a dict for a ``Trial``; the last varies fastest.
 
     Raises:
@@ -31,7 +49,7 @@ def grid(hparams: Iterable[HParam]) -> Iterator[dict[HParam, Plain]]:
                 "a grid needs values to go through",
                 "give it a Discrete domain, or use sample()",
             )
-    return (dict(zip(axes, chosen)) for chosen in itertools.product(*values))
+    return Grid(axes, values)
 
 
 def sample(hparams: Iterable[HParam], n: int, seed: int) -> list[dict[HParam, Plain]]:
@@ -48,3 +66,20 @@ def sample(hparams: Iterable[HParam], n: int, seed: int) -> list[dict[HParam, Pl
             )
     rng = random.Random(seed)
     return [{hparam: hparam.domain.sample_uniform(rng) for hparam in axes} for _ in range(n)]  # type: ignore[union-attr]
+
+
+def progress(choices: Collection[Mapping[HParam, Plain]] | Grid) -> Iterator[dict[HParam, Plain]]:
+    """The choices of ``grid`` or ``sample`` one by one, with a bar of tqdm's on stderr that names the one that runs.
+
+    There is none where tqdm is not installed or stderr is no terminal.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from map(dict, choices)
+        return
+    with tqdm(total=len(choices), desc="trials", unit="trial", file=sys.stderr, disable=None) as bar:
+        for choice in choices:
+            bar.set_postfix_str(", ".join(f"{hparam.name}={value}" for hparam, value in choice.items())[:_LONGEST])
+            yield dict(choice)
+            bar.update()

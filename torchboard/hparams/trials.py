@@ -8,10 +8,15 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 
-from torchboard.errors import ClosedError, InvalidValueError
+from torchboard.errors import ClosedError, InvalidValueError, RunError
 from torchboard.hparams.domains import Discrete, HParam, Metric
 from torchboard.hparams.experiment import experiment_of
+from torchboard.hparams.flat import flattened
+from torchboard.hparams.sessions import Session, start_session
+from torchboard.reader import read
+from torchboard.resume import reopen_trial
 from torchboard.run import Run, open_run
 from torchboard.values import Value
 from torchboard.values.hparams import (
@@ -24,8 +29,8 @@ from torchboard.values.hparams import (
     plain,
 )
 
-Choice = Mapping[HParam, Plain] | Mapping[str, Plain] | Mapping[HParam | str, Plain]
-"""Hyperparameters and their values."""
+Choice = Mapping[HParam, Any] | Mapping[str, Any] | Mapping[HParam | str, Any] | Any
+"""Hyperparameters and their values: a mapping or a dataclass, as ``flattened`` takes them."""
 
 
 class Trial:
@@ -38,16 +43,19 @@ class Trial:
 
     Args:
         log_dir: the trial's directory. TensorBoard keeps to the first hyperparameters written there.
-        hparams: ``HParam`` or name -> boolean, number or text; NumPy scalars and 0-d tensors are unwrapped.
+        hparams: ``HParam`` or name -> boolean, number or text; NumPy scalars and 0-d tensors are unwrapped, paths, members
+            of enums and None are texts. Dicts and dataclasses, also inside each other: their parts are ``outer.inner``.
         trial_id: trials with one id are one row, with their metrics averaged: give repetitions the same. By default a hash
             of the hyperparameters.
 
     Attributes:
-        hparams: name -> plain value.
+        hparams: name -> plain value, flat.
         trial_id: the id in use.
 
     Raises:
         InvalidValueError: a value is of another type or outside its domain, a name comes twice, or the id is not a text.
+
+    Until it ends TensorBoard shows its status as unknown. A signal that ends the process, such as SIGTERM, is a failure.
 
     Example:
         >>> with Trial("runs/search/0", {"lr": 0.1, "depth": 4}):
@@ -64,32 +72,40 @@ class Trial:
         self.trial_id = trial_id_of(trial_id, self.hparams)
         self._log_dir = log_dir
         self._run: Run | None = None
+        self._session: Session | None = None
         self._used = False
 
     def __enter__(self) -> Trial:
-        """Begins the trial.
+        """Begins the trial; that is on disk when this returns.
+
+        A trial that the directory holds already begins again, if it is the same one, and how it ended before is
+        forgotten. Its points stay: ``SummaryWriter(log_dir, purge_step=0)`` hides them.
 
         Raises:
             ClosedError: it has begun before.
+            InvalidValueError: the directory holds a trial with other hyperparameters or another id.
             RunError: the directory cannot be used.
             RunInUseError: another process is writing in it.
         """
         if self._used:
             raise ClosedError("a trial that begins again", "its directory holds one trial", "make a new Trial")
+        _check_same(self._log_dir, self.hparams, self.trial_id)
+        reopen_trial(self._log_dir)
         self._run = open_run(self._log_dir)
         self._used = True
-        start_session(self._run, self.hparams, self.trial_id)
+        self._session = start_session(self._run, self.hparams, self.trial_id)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends it: as a success, or as a failure where an exception leaves the block. It is on disk when this returns."""
+        """Ends it: as a success, or as a failure where an exception leaves the block, which then is the text
+        ``trial/failure``. It is on disk when this returns."""
         run, self._run = self._run, None
-        if run is None:
+        if run is None or self._session is None:
             return
         try:
-            end_session(run, succeeded=kind is None)
+            self._session.end(error)
             run.flush()
         finally:
             run.close()
@@ -109,16 +125,19 @@ def trial_of(hparams: Choice | None, trial_id: str | None) -> tuple[dict[str, Pl
     return plain, trial_id_of(trial_id, plain)
 
 
-def start_session(run: Run, hparams: Mapping[str, Plain], trial_id: str) -> None:
-    """Writes the beginning of a trial to a run, with what ``plain_hparams`` and ``trial_id_of`` give."""
-    now = time.time()
-    run.write(0, ((SESSION_START_TAG, SessionStart(hparams, trial_id, now)),), wall_time=now)
-
-
-def end_session(run: Run, *, succeeded: bool) -> None:
-    """Writes the end of a trial to a run."""
-    now = time.time()
-    run.write(0, ((SESSION_END_TAG, SessionEnd(succeeded, now)),), wall_time=now)
+def _check_same(log_dir: str | os.PathLike[str], hparams: Mapping[str, Plain], trial_id: str) -> None:
+    """Refuses a directory with another trial: TensorBoard would show the one with what the other measured."""
+    try:
+        (known,) = read(log_dir).values(SESSION_START_TAG, ".").values[:1]
+    except (InvalidValueError, RunError):
+        return
+    if (dict(known.hparams), known.group) != (dict(hparams), trial_id):
+        differ = sorted(name for name in {*known.hparams, *hparams} if known.hparams.get(name) != hparams.get(name))
+        raise InvalidValueError(
+            f"a trial in {os.fspath(log_dir)!r}",
+            f"there is one with another {', '.join(map(repr, differ[:5])) or 'id'}, and TensorBoard would keep to that",
+            "give each trial a directory of its own, or remove the old one",
+        )
 
 
 def finished_trial(
@@ -149,24 +168,19 @@ def finished_trial(
 
 
 def plain_hparams(hparams: Choice) -> dict[str, Plain]:
-    """Name -> plain value, checked against the domains of those given by an ``HParam``.
+    """Name -> plain value, checked against the domains of those given by an ``HParam``; nested ones as ``outer.inner``.
 
     Raises:
         InvalidValueError: a value is of another type or outside its domain, or a name comes twice.
     """
-    if not isinstance(hparams, Mapping):
-        raise InvalidValueError(
-            f"hyperparameters of type {type(hparams).__name__}", "they are names and values", "give a dict"
-        )
     found: dict[str, Plain] = {}
-    for key, given in hparams.items():
-        name = key.name if isinstance(key, HParam) else key
+    for name, domain, given in flattened(hparams):
         value = plain(name, given)
         if name in found:
             raise InvalidValueError(f"hyperparameter {name!r}", "it is given twice", "give it once, by HParam or name")
-        if isinstance(key, HParam) and key.domain is not None and value not in key.domain:
+        if domain is not None and value not in domain:
             raise InvalidValueError(
-                f"hyperparameter {name!r} = {value!r}", f"it is outside {key.domain!r}", "choose a value inside"
+                f"hyperparameter {name!r} = {value!r}", f"it is outside {domain!r}", "choose a value inside"
             )
         found[name] = value
     return found

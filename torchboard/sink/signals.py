@@ -35,7 +35,15 @@ class Flushable(Protocol):
         """Returns when everything written before is in the file."""
 
 
+class Ending(Protocol):
+    """What has something to write when the process ends, from any thread."""
+
+    def before_end(self, number: int) -> None:
+        """Called once, before the last flush, where the signal ``number`` ends the process."""
+
+
 _watched: weakref.WeakSet[Flushable] = weakref.WeakSet()
+_endings: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
 def watch(sink: Flushable) -> None:
@@ -54,6 +62,16 @@ def unwatch(sink: Flushable) -> None:
         _restore()
 
 
+def call_before_end(ending: Ending) -> None:
+    """Has ``ending.before_end`` called where a signal ends the process while a sink is watched, until ``forget``."""
+    _endings.add(ending)
+
+
+def forget(ending: Ending) -> None:
+    """Takes ``call_before_end`` back."""
+    _endings.discard(ending)
+
+
 def _restore() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is _leave:
@@ -63,8 +81,9 @@ def _restore() -> None:
 class _Departure:
     """The flush before the end, on a thread of its own."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, last: bool) -> None:
         self._number = number
+        self._last = last
         self._done = False
         self._running = _thread.allocate_lock()
         self._running.acquire()
@@ -83,6 +102,9 @@ class _Departure:
         return self._turn.acquire(blocking=False) or not self._done
 
     def _run(self) -> None:
+        for ending in list(_endings) if self._last else ():
+            with suppress(Exception):
+                ending.before_end(self._number)
         for sink in list(_watched):
             with suppress(Exception):  # the process ends; there is nobody left to tell
                 sink.flush()
@@ -98,7 +120,7 @@ _departures: dict[int, _Departure] = {}
 
 def _leave(number: int, frame: FrameType | None) -> None:
     last = signal.getsignal(number) is _leave
-    departure = _departures.pop(number, None) or _Departure(number)
+    departure = _departures.pop(number, None) or _Departure(number, last)
     if not departure.wait() and last:
         _departures[number] = departure
         if departure.call_back():
@@ -123,4 +145,5 @@ def _forget_parent() -> None:
     """In a forked child: it has no sink in use yet, and signals end it as they end anybody."""
     _departures.clear()
     _watched.clear()
+    _endings.clear()
     _restore()
