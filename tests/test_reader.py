@@ -68,7 +68,12 @@ def test_what_a_summary_writer_wrote_is_read_back(tmp_path):
         writer.add_text("notes", "**bold**", 2)
     reader = torchboard.read(tmp_path)
     assert reader.runs == ("train",)
-    assert reader.tags() == {"loss": "scalars", "notes/text_summary": "text", "picture": "images", "weights": "histograms"}
+    assert reader.tags() == {
+        "loss": "scalars",
+        "notes/text_summary": "text",
+        "picture": "images",
+        "weights": "histograms",
+    }
     loss = reader.scalars("loss")
     assert (loss.run, loss.tag, loss.plugin, len(loss)) == ("train", "loss", "scalars", 5)
     assert (loss.steps.dtype, loss.wall_times.dtype, loss.values.dtype) == (np.int64, np.float64, np.float64)
