@@ -120,7 +120,7 @@ class PointEncoder:
             self._curves = np.concatenate([self._curves, np.full(tags.max() + 1 - len(self._curves), -1)])
         curves = self._curves[tags]
         if curves.min() < 0:
-            self._learn(np.unique(tags[curves < 0]).tolist())
+            self._learn(sorted(set(tags[curves < 0].tolist())))  # np.unique would import a module, on the sink's thread
             curves = self._curves[tags]
         return curves
 
