@@ -7,12 +7,14 @@ that is shared, distorts a ratio little. Quoted are medians over the rounds, wit
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -71,6 +73,25 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(
+    name: str,
+    description: str,
+    variants: Iterable[str],
+    measure: Callable[[str], dict[str, float]],
+    report: Callable[[int], str],
+    rounds: int,
+) -> None:
+    """The command line of a benchmark: measures one variant, or reports them all in ``results/<name>.md``."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--variant", choices=list(variants))
+    parser.add_argument("--rounds", type=int, default=rounds)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options.variant)))
+    else:
+        write_result(name, report(options.rounds))
 
 
 def write_result(name: str, text: str) -> None:

@@ -10,9 +10,7 @@ threads of the process: how long a loop in Python waits for the interpreter whil
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import statistics
 import tempfile
 import threading
@@ -318,16 +316,5 @@ def report(rounds: int) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", choices=LABELS)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options.variant)))
-    else:
-        harness.write_result("media", report(options.rounds))
-
-
 if __name__ == "__main__":
-    main()
+    harness.main("media", __doc__, LABELS, measure, report, rounds=3)

@@ -15,8 +15,6 @@ TensorFlow's own C++ ``EventsWriter``, called through its Python binding with on
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -227,16 +225,5 @@ def report(rounds: int) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", choices=WRITERS)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options.variant)))
-    else:
-        harness.write_result("scalars", report(options.rounds))
-
-
 if __name__ == "__main__":
-    main()
+    harness.main("scalars", __doc__, WRITERS, measure, report, rounds=5)

@@ -9,8 +9,6 @@ only count: 1024 bins in torch, 64 in NumPy, between extremes that they find the
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -157,7 +155,9 @@ def report(rounds: int) -> str:
     kinds = [[kind, f"{1e3 * harness.median(figures, 'sketch', kind):.2f}"] for kind in KINDS]
     elements = {name: sum(p.numel() for p in model(name).parameters()) for name in MODELS}
     described = "; ".join(f"{name}: {MODELS[name]}, {count:,} parameters" for name, count in elements.items())
-    return f"{table}\n\n{described}.\n\n{harness.table(['a million of', 'the sketch, ns an element'], kinds)}"
+    introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "numpy"), rounds=rounds)
+    a_million = harness.table(["a million of", "the sketch, ns an element"], kinds)
+    return "\n\n".join([introduction, table, f"{described}.", a_million])
 
 
 INTRODUCTION = """# What the sketch of a tensor costs on the CPU
@@ -170,17 +170,5 @@ of it, buckets, encoding and file inside. `torch.histc` and `torch.histogram` co
 nothing else; bfloat16 is turned into float32 for them."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variant", choices=VARIANTS)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options.variant)))
-        return
-    introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "numpy"), rounds=options.rounds)
-    harness.write_result("sketches", f"{introduction}\n\n{report(options.rounds)}")
-
-
 if __name__ == "__main__":
-    main()
+    harness.main("sketches", __doc__, VARIANTS, measure, report, rounds=3)

@@ -25,7 +25,7 @@ from torchboard.values.hparams import plain
 from torchboard.values.image import to_pixels
 from torchboard.values.mesh import mesh_parts
 from torchboard.values.prebinned import from_limits
-from torchboard.values.projector import CONFIG, Embedding, config, to_labels, to_points
+from torchboard.values.projector import Embedding, to_labels, to_points
 from torchboard.values.video import check_video, to_frames
 
 if TYPE_CHECKING:
@@ -313,11 +313,7 @@ class DashboardMethods:
         rows = to_array(metadata) if hasattr(metadata, "shape") else metadata
         labels, header = (None, ()) if rows is None else to_labels(rows, metadata_header)
         pictures = None if label_img is None else to_pixels(to_array(label_img), "NCHW")
-        embedding = Embedding(tag, step, to_points(tag, to_array(mat)), labels, header, pictures)
-        for path, data in embedding.files():
-            self._run.put(path, data)
-        self._run.embeddings[embedding.name] = embedding.entry()
-        self._run.put(CONFIG, config(self._run.embeddings.values()))
+        self._run.put_embeddings([Embedding(tag, step, to_points(tag, to_array(mat)), labels, header, pictures)])
 
 
 def _check_mapping(name: str, given: Any, remedy: str) -> None:

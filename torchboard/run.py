@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torchboard.sink.lane import Lane
 from torchboard.sink.remote import RemoteSink, close_in_time
 from torchboard.tags import Curve, TagBook
 from torchboard.values import Event, Pending, Value
+from torchboard.values.projector import CONFIG, Embedding, config
 from torchboard.values.rows import Row
 
 if TYPE_CHECKING:
@@ -96,9 +97,7 @@ class Run:
             InvalidValueError: the step is not a whole number of 64 bits, or the time is not finite.
             ClosedError: the run was closed.
         """
-        self._check_open()
-        step = check_step(step)
-        wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
+        step, wall_time = self._check(step, wall_time)
         tags = [(tag, value.plugin) for tag, value in pairs]
         tags += [tag for item in pending for tag in item.plugins.items()]
         self._live.book(self.name).admit(tags, step)
@@ -112,9 +111,7 @@ class Run:
         Raises:
             TagError, InvalidValueError, ClosedError: as ``write``.
         """
-        self._check_open()
-        step = check_step(step)
-        wall_time = time.time() if wall_time is None else _check_wall_time(wall_time)
+        step, wall_time = self._check(step, wall_time)
         self._live.book(self.name).admit_row(tags, step)
         if tags:
             self.sink.write(Row(step, wall_time, self.name, tags, tuple(numbers)))
@@ -130,6 +127,19 @@ class Run:
         check_run_name(path, "file name")
         self.sink.put(self.name, path, data)
 
+    def put_embeddings(self, embeddings: Iterable[Embedding]) -> None:
+        """Writes the files of embeddings, and then the projector's list of all that the run has.
+
+        Raises:
+            ClosedError: the run was closed.
+        """
+        for embedding in embeddings:
+            for path, data in embedding.files():
+                self.put(path, data)
+            self.embeddings[embedding.name] = embedding.entry()
+        if self.embeddings:
+            self.put(CONFIG, config(self.embeddings.values()))
+
     def flush(self) -> None:
         """Returns when everything written before is on disk."""
         self.sink.flush()
@@ -144,6 +154,11 @@ class Run:
         if self.log_dir is None:
             return Run, (self.sink, self.name)
         return _travelled, (self.log_dir, self.name, *self._live.options)
+
+    def _check(self, step: int, wall_time: float | None) -> tuple[int, float]:
+        """Where and when something is written, now by default; the run is open."""
+        self._check_open()
+        return check_step(step), time.time() if wall_time is None else _check_wall_time(wall_time)
 
     def _check_open(self) -> None:
         if self._closed or self._live.closed:

@@ -84,8 +84,10 @@ class TagBook:
         """
         kinds: dict[str, str] = {}
         for tag, plugin in values:
-            check_tag(tag)
-            known = self._tags[tag].plugin if tag in self._tags else kinds.setdefault(tag, plugin)
+            entry = self._tags.get(tag) if isinstance(tag, str) else None
+            if entry is None:  # known tags were looked at when they came first
+                check_tag(tag)
+            known = entry.plugin if entry else kinds.setdefault(tag, plugin)
             if known != plugin:
                 raise TagError(
                     f"tag {tag!r} with a value for {plugin}",

@@ -9,6 +9,7 @@ import threading
 import warnings
 
 import pytest
+from gate import Gate
 
 from torchboard.errors import ClosedError, InvalidValueError, SinkError, TorchboardWarning
 from torchboard.sink.asynchronous import DROPPED_TAG, AsyncSink
@@ -18,36 +19,6 @@ from torchboard.values import Event, Scalar
 
 def event(step, droppable=False):
     return Event(step, 1.0, (("loss", Scalar(float(step))),), "train", (), droppable)
-
-
-class Gate(MemorySink):
-    """Lets a write through only while it is open, or fails with what it was told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.open = threading.Event()
-        self.open.set()
-        self.failure = None
-        self.flushed = self.closed = 0
-
-    def write(self, event):
-        self.open.wait()
-        if self.failure is not None:
-            raise self.failure
-        super().write(event)
-
-    def put(self, run, path, data):
-        self.open.wait()
-        if self.failure is not None:
-            raise self.failure
-        super().put(run, path, data)
-        self.events.append(path)
-
-    def flush(self):
-        self.flushed += 1
-
-    def close(self):
-        self.closed += 1
 
 
 def written(sink):

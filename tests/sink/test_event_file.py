@@ -87,21 +87,24 @@ def test_a_write_after_close_is_refused(tmp_path):
         write(sink, 1)
 
 
+def failing_half_way(end, error):
+    """``os.pwrite`` that writes the first of its data up to ``end``, once, and then fails for ever."""
+    pwrite, calls = os.pwrite, []
+
+    def write_some(file, data, offset):
+        calls.append(offset)
+        if len(calls) == 1:
+            return pwrite(file, data[:end], offset)
+        raise error
+
+    return write_some
+
+
 def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch):
     sink = EventFileSink(str(tmp_path))
     write(sink, 1)
-    pwrite = os.pwrite
-
-    calls = []
-
-    def full_disk(file, data, offset):
-        calls.append(offset)
-        if len(calls) == 1:
-            return pwrite(file, data[:10], offset)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full_disk)
+        patch.setattr(os, "pwrite", failing_half_way(10, OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
             write(sink, 2)
     write(sink, 3)
@@ -112,19 +115,13 @@ def test_a_write_that_fails_half_way_leaves_the_file_whole(tmp_path, monkeypatch
 def test_what_could_not_be_cut_off_at_once_is_cut_off_before_the_next_write(tmp_path, monkeypatch):
     sink = EventFileSink(str(tmp_path))
     write(sink, 1)
-    pwrite, calls = os.pwrite, []
-
-    def broken_disk(file, data, offset):
-        calls.append(offset)
-        if len(calls) == 1:
-            return pwrite(file, data[:-1], offset)
-        raise OSError(errno.EIO, "Input/output error")
+    broken = OSError(errno.EIO, "Input/output error")
 
     def no_cut(*_):
-        raise OSError(errno.EIO, "Input/output error")
+        raise broken
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", broken_disk)
+        patch.setattr(os, "pwrite", failing_half_way(-1, broken))
         patch.setattr(os, "ftruncate", no_cut)
         with pytest.raises(OSError, match="Input/output"):
             sink.write(Event(2, 1.0, (("longer than what comes next", Scalar(2.0)),), ""))

@@ -6,30 +6,14 @@ import errno
 import threading
 
 import pytest
+from gate import Gate
 
 from torchboard import SummaryWriter, read
 from torchboard.errors import ClosedError, InvalidValueError, SinkError, TagError, TorchboardWarning
 from torchboard.run import Run
 from torchboard.sink.asynchronous import AsyncSink
 from torchboard.sink.lane import LIMIT
-from torchboard.sink.memory import MemorySink
 from torchboard.values import Event
-
-
-class Gate(MemorySink):
-    """Fails with what it was told to, and waits where it was told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.failure = None
-        self.open = threading.Event()
-        self.open.set()
-
-    def write(self, event):
-        self.open.wait()
-        if self.failure is not None:
-            raise self.failure
-        super().write(event)
 
 
 @pytest.fixture

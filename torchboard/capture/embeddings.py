@@ -22,7 +22,7 @@ from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import module_names
 from torchboard.run import Run
-from torchboard.values.projector import CONFIG, Embedding, config, entries, to_labels, to_points
+from torchboard.values.projector import CONFIG, Embedding, entries, to_labels, to_points
 
 MAX_POINTS = 100_000
 """As many rows as the page shows, the first ones; more are not written."""
@@ -69,19 +69,15 @@ class EmbeddingLayers:
         """Puts the files of each layer below the run, ``<step>/embeddings%2f<layer>``, and lists them."""
         weights = {name: local for name, weight in self._weights() if (local := measurable(weight)) is not None}
         copy = HostCopy([weight[:MAX_POINTS] for weight in weights.values()])
+        embeddings = []
         for name, points in zip(weights, copy.wait()):
             title = tag("embeddings", name)
             labels, header = self._labels.get(name, (None, ()))
             try:
-                embedding = Embedding(title, step, to_points(title, points), labels, header)
+                embeddings.append(Embedding(title, step, to_points(title, points), labels, header))
             except InvalidValueError as error:
                 self.error = error
-                continue
-            for path, data in embedding.files():
-                run.put(path, data)
-            run.embeddings[embedding.name] = embedding.entry()
-        if run.embeddings:
-            run.put(CONFIG, config(run.embeddings.values()))
+        run.put_embeddings(embeddings)
 
     def _weights(self) -> Iterable[tuple[str, Tensor]]:
         for module, name in module_names(self._model).items():

@@ -8,8 +8,8 @@ import shutil
 from google.protobuf import text_format
 
 from torchboard import proto
+from torchboard.values.projector import CONFIG
 
-_CONFIG = "projector_config.pbtxt"
 _PLUGINS = "plugins"
 
 
@@ -25,7 +25,7 @@ def copy_companions(log_dir: str, target: str) -> int:
             below = os.walk(os.path.join(directory, _PLUGINS))
             paths |= {os.path.join(place, name) for place, _, found in below for name in found}
             names.remove(_PLUGINS)
-        if _CONFIG in files:
+        if CONFIG in files:
             paths |= _embeddings(directory)
     for path in sorted(paths):
         copy = os.path.join(target, os.path.relpath(path, log_dir))
@@ -36,7 +36,7 @@ def copy_companions(log_dir: str, target: str) -> int:
 
 def _embeddings(directory: str) -> set[str]:
     """A list of embeddings and the files beside or below it that it names."""
-    path = os.path.join(directory, _CONFIG)
+    path = os.path.join(directory, CONFIG)
     with open(path, encoding="utf-8", errors="replace") as file:
         text = file.read()
     try:

@@ -10,13 +10,11 @@ import errno
 import os
 import threading
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
 from torchboard.errors import ClosedError, InvalidValueError
-from torchboard.eventfile.framing import frame
-from torchboard.sink.live_file import EventFile, acquire, release
+from torchboard.sink.live_file import EventFile, acquire, framed, release
 from torchboard.values import Event, encode
 from torchboard.values.points import PointEncoder, events_of
 from torchboard.values.rows import Row, RowEncoder
@@ -76,7 +74,7 @@ class EventFileSink:
 
     def write(self, event: Event | Row) -> None:
         rowwise = isinstance(event, Row)
-        self.open(event.run).append(self._rows.encode(event) if rowwise else _records(encode(event.settled())))
+        self.open(event.run).append(self._rows.encode(event) if rowwise else framed(encode(event.settled())))
 
     def write_points(self, run: str, points: np.ndarray) -> int:
         """Writes points (``POINT``) of one run with one call to the kernel.
@@ -88,7 +86,7 @@ class EventFileSink:
             OSError: there was room for none.
         """
         if len(points) < _FEW:
-            records = [_records(encode(event)) for event in events_of(points)]
+            records = [framed(encode(event)) for event in events_of(points)]
             data, ends = b"".join(records), np.cumsum([len(record) for record in records])
         else:
             data, ends = self._points.encode(points)
@@ -131,7 +129,3 @@ class EventFileSink:
         self._closed = True
         while self._files:
             release(self._files.popitem()[1])
-
-
-def _records(messages: list[Any]) -> bytes:
-    return b"".join(frame(message.SerializeToString()) for message in messages)

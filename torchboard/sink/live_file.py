@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -145,7 +146,7 @@ class EventFile:
         self._path = os.path.join(self._directory, name)
         self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         self._torn = False
-        header = b"".join(frame(message.SerializeToString()) for message in _header(self._purge_step, not existing))
+        header = framed(_header(self._purge_step, not existing))
         try:
             self._offset = os.pwrite(self._file, header, 0)
             if self._offset < len(header):
@@ -187,6 +188,11 @@ def _leave_to_parent() -> None:
     for file in _files.values():
         file.leave_to_parent()
     _files.clear()
+
+
+def framed(messages: Iterable[Any]) -> bytes:
+    """Messages as records."""
+    return b"".join(frame(message.SerializeToString()) for message in messages)
 
 
 def _header(purge_step: int | None, first: bool) -> list[Any]:
