@@ -12,8 +12,10 @@ import numpy as np
 
 from torchboard.errors import InvalidValueError, TorchboardError
 from torchboard.values.deferred import Arrived, Copied
+from torchboard.values.image import to_levels
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 _BOX_COLOR = "red"
@@ -50,14 +52,32 @@ def copied(values: Any) -> Copied:
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
-        plain = values.layout is torch.strided and not values.is_quantized and values.device.type != "meta"
-        if plain and type(values) in (torch.Tensor, torch.nn.Parameter):
+        if type(values) in (torch.Tensor, torch.nn.Parameter) and _is_plain(values):
             from torchboard.capture.snapshot import HostCopy, host_array
 
             like = host_array(torch.empty(0, dtype=values.dtype))
             return Copied(HostCopy([values.detach().clone()]), tuple(values.shape), like.dtype)
     array = np.array(to_array(values))
     return Copied(Arrived(array), array.shape, array.dtype)
+
+
+def levels(values: Any) -> Any:
+    """Floats as the uint8 levels 0..255 that a picture has of them, where they are: a quarter of the bytes to keep and move.
+
+    The levels are those of ``values.image.to_pixels``. Anything but a tensor or array of floats is given back as it is.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and type(values) in (torch.Tensor, torch.nn.Parameter):
+        if values.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16) and _is_plain(values):
+            return values.detach().float().nan_to_num(0.0).clamp_(0, 1).mul_(255).to(torch.uint8)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size and values.ndim:
+        return to_levels(values)
+    return values
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's elements lie in memory, each on its own."""
+    return tensor.layout is sys.modules["torch"].strided and not tensor.is_quantized and tensor.device.type != "meta"
 
 
 def draw_figure(figure: Figure) -> np.ndarray:

@@ -133,16 +133,16 @@ class _Shown:
         yield " " * (left + 4) + first + last.rjust(columns - len(first))
 
     def _pictures(self, tag: str, run: str) -> Iterator[str]:
-        from torchboard.values.image import encode_png
+        from torchboard.values.png import encode_pngs
 
         if not self._options.save:
             yield from self._other(tag, run, "--save DIR writes them")
             return
         series = self._reader.images(tag, run)
         files = {
-            _name(int(step), number, len(image.pixels), "png"): encode_png(picture)
+            _name(int(step), number, len(image.pixels), "png"): file
             for step, image in zip(series.steps, series.values)
-            for number, picture in enumerate(image.pixels)
+            for number, file in enumerate(encode_pngs(image.pixels))
         }
         yield self._saved(tag, run, files, "picture")
 

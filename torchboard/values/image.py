@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from torchboard.errors import InvalidValueError
-from torchboard.values.png import MODES, decode_png, encode_png
+from torchboard.values.png import MODES, decode_png, encode_pngs
 from torchboard.values.value import BLOB_SEQUENCE, metadata, string_tensor
 
 _PART_BYTES = 1 << 20
@@ -55,8 +55,8 @@ class Image:
         count, height, width, _ = self.pixels.shape
         message = event.summary.value.add(tag=tag)
         message.metadata.CopyFrom(metadata(self.plugin, BLOB_SEQUENCE, description=self.description))
-        pictures = [encode_png(picture) for picture in self.pixels]
-        message.tensor.CopyFrom(string_tensor([b"%d" % width, b"%d" % height, *pictures], (2 + count,)))
+        strings = [b"%d" % width, b"%d" % height, *encode_pngs(self.pixels)]
+        message.tensor.CopyFrom(string_tensor(strings, (2 + count,)))
 
     @classmethod
     def decode(cls, message: Any) -> Image:
@@ -100,11 +100,21 @@ def to_pixels(array: np.ndarray, layout: str) -> np.ndarray:
     pixels = np.empty([array.shape[layout.index(axis)] if axis in layout else 1 for axis in "NHWC"], np.uint8)
     missing = tuple(number for number, axis in enumerate("NHWC") if axis not in layout)
     named = [axis for axis in "NHWC" if axis in layout]
-    target = pixels.squeeze(missing).transpose([named.index(axis) for axis in layout])
+    _put_levels(array, pixels.squeeze(missing).transpose([named.index(axis) for axis in layout]))
+    return pixels
+
+
+def to_levels(array: np.ndarray) -> np.ndarray:
+    """Numbers as ``to_pixels`` takes them, with their axes as they are: uint8 of the same shape, in memory of its own."""
+    levels = np.empty(array.shape, np.uint8)
+    _put_levels(array, levels)
+    return levels
+
+
+def _put_levels(array: np.ndarray, target: np.ndarray) -> None:
     part = max(1, _PART_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(array), part):
         target[start : start + part] = _levels(array[start : start + part])
-    return pixels
 
 
 def _levels(array: np.ndarray) -> np.ndarray:
