@@ -211,6 +211,7 @@ def test_only_the_directories_of_trials_are_made(tmp_path):
 
 
 def test_choices_have_a_length_and_go_by_with_a_bar(capsys, monkeypatch):
+    pytest.importorskip("tqdm")
     depth, bias = HParam("depth", IntInterval(1, 3)), HParam("bias", Discrete([True, False]))
     assert len(grid([depth, bias])) == 6
     choices = sample([HParam("lr", RealInterval(0, 1))], 4, seed=0)

@@ -4,18 +4,18 @@ fail, or found too old, or left out of the way, on tensors of the host."""
 from __future__ import annotations
 
 import builtins
-import importlib.util
 import warnings
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from triton_here import triton_is_new_enough
 
 from torchboard.errors import TorchboardWarning
 from torchboard.sketch import layout, ops, reference
 from torchboard.sketch.table import SketchTable
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+needs_triton = pytest.mark.skipif(not triton_is_new_enough(), reason="the kernels need a newer Triton")
 
 
 def _rows(number: int = 2) -> tuple[torch.Tensor, ...]:

@@ -6,7 +6,6 @@ which ``test_the_kernels_agree_with_the_reference_in_the_interpreter`` starts.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from triton_here import triton_is_new_enough
 
 from torchboard.sketch import layout, reference
 
@@ -24,8 +24,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 GPU = torch.cuda.is_available() and not INTERPRETED
 DEVICE = "cuda" if GPU else "cpu"
 
-if importlib.util.find_spec("triton") is None:
-    pytest.skip("Triton is not installed", allow_module_level=True)
+if not triton_is_new_enough():
+    pytest.skip("the kernels need a newer Triton", allow_module_level=True)
 
 runs = pytest.mark.skipif(not (INTERPRETED or GPU), reason="runs in the interpreter's process, or on a GPU")
 compiles = pytest.mark.skipif(INTERPRETED, reason="the interpreter's process cannot compile")
