@@ -118,7 +118,7 @@ CAPTURED = {
     "quantised": (_quantized, 3),
     "complex": (lambda: torch.zeros(2, dtype=torch.complex64), None),
     "meta": (lambda: torch.zeros(2, device="meta"), None),
-    "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), None),
+    "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged), 5),
     **{
         name: (lambda make=make: make()[0], None if make()[1] is None else make()[0].numel())
         for name, make in SAME.items()

@@ -19,18 +19,9 @@ from typing import NamedTuple
 
 import torch
 
-from torchboard.sketch import host_values, layout, reference
+from torchboard.sketch import host_codes, host_values, layout, reference
 from torchboard.sketch.host_row import HostRow
 
-PIECE = 1 << 18
-"""Elements of a piece: 1 MiB of float32."""
-
-_SIGN = 256 << layout.MANTISSA_BITS
-"""The sign's bit in a code, and so the number of codes of one sign: float32's exponent and the leading mantissa
-bits."""
-_LOWEST_UNIT = layout.BINADES - layout.BINADES_ABOVE - 127
-"""With |y| = 1 at this exponent the row's lowest binade would be that of float32's denormal numbers, which have no
-bins."""
 _LARGE = 40
 """Exponents of float32 up to this one, either way, leave room for squares and their sum."""
 _EXACT = 1 << 10
@@ -57,13 +48,22 @@ class _Pieces:
     """The pieces of a flat tensor, looked at each time one goes through them, but the first one only once."""
 
     def __init__(self, flat: torch.Tensor) -> None:
-        self._split = flat.split(PIECE) if flat.numel() > PIECE else (flat,)
+        self._split = flat.split(host_codes.PIECE) if flat.numel() > host_codes.PIECE else (flat,)
         self.first = _look(self._split[0])
         self.single = len(self._split) == 1
 
     def __iter__(self) -> Iterator[_Look]:
         yield self.first
         yield from map(_look, self._split[1:])
+
+
+class Folded(NamedTuple):
+    """What a tensor added to a row; nothing of the tensor's own memory."""
+
+    fold: _Fold
+    frame: _Frame
+    dtype: torch.dtype
+    number: int
 
 
 class _Frame(NamedTuple):
@@ -88,20 +88,22 @@ class _Fold:
     zeros: int = 0
     total: float = 0.0
     squares: float = 0.0
-    few: tuple[torch.Tensor, torch.Tensor, int] | None = None  # numbers and codes not counted yet, and their weight
-    table: torch.Tensor | None = None  # int64[2 * _SIGN], counts of codes
+    few: tuple[torch.Tensor | None, torch.Tensor, int] | None = None  # numbers, codes not in the table, their weight
+    table: torch.Tensor | None = None  # of ``host_codes``
 
 
 def observe_(
     counts: torch.Tensor, moments: torch.Tensor, parameters: torch.Tensor, row: int, tensor: torch.Tensor
 ) -> None:
     """Adds every element of a tensor to one row; arguments as in ``reference.observe_``, the buffers contiguous."""
+    fold_(HostRow(counts, moments, parameters, row), tensor)
+
+
+def fold_(target: HostRow, tensor: torch.Tensor) -> Folded | None:
+    """Adds every element of a tensor to a row, and gives what ``again_`` may add to another one, if that can be."""
     flat, times = reference.storage_order(tensor)
-    if not flat.numel() or not times:
-        return
-    target = HostRow(counts, moments, parameters, row)
-    if host_values.observe_(target, flat, times):
-        return
+    if not flat.numel() or not times or host_values.observe_(target, flat, times):
+        return None
     if target.kind != layout.FLOATS:
         target.become_floats()
     pieces = _Pieces(flat)
@@ -110,15 +112,39 @@ def observe_(
     fold = _fold(pieces, as_it_is, times) if not pivot and not pieces.single else None
     extremes = (fold.low, fold.high) if fold is not None else _extremes(pieces)
     if extremes[0] <= extremes[1]:
-        distance = max(abs(extremes[0] - pivot), abs(extremes[1] - pivot))
-        if not target.scale or (distance and target.is_all_spike()):
-            target.settle(pivot, layout.choose_scale(distance, pivot), layout.FLOATS)
-        frame = _frame(distance, pivot, target.scale, flat.dtype)
+        frame = _settle(target, pivot, extremes, flat.dtype)
         if frame is None:
-            return target.observe_by_reference(flat, times)
+            target.observe_by_reference(flat, times)
+            return None
     if fold is None or frame != as_it_is:
         fold = _fold(pieces, frame, times)
     _add(target, fold, frame, flat.numel() * times)
+    return Folded(fold, frame, flat.dtype, flat.numel() * times)
+
+
+def again_(target: HostRow, folded: Folded) -> bool:
+    """Adds to a row what a tensor has added to another one; False, and nothing done, if the row looks at numbers in another
+    way."""
+    fold, frame = folded.fold, folded.frame
+    if target.kind != layout.FLOATS or not fold.low <= fold.high or target.pivot != frame.pivot:
+        return False
+    if not target.scale and (frame.pivot or layout.wants_pivot(fold.low, fold.high)):
+        return False
+    known = target.scale
+    if _settle(target, frame.pivot, (fold.low, fold.high), folded.dtype) != frame:
+        if not known:
+            target.settle(0.0, 0.0, layout.FLOATS)
+        return False
+    _add(target, fold, frame, folded.number)
+    return True
+
+
+def _settle(row: HostRow, pivot: float, extremes: tuple[float, float], dtype: torch.dtype) -> _Frame | None:
+    """Gives a row its parameters if it has none, or can take others; how elements are looked at for it."""
+    distance = max(abs(extremes[0] - pivot), abs(extremes[1] - pivot))
+    if not row.scale or (distance and row.is_all_spike()):
+        row.settle(pivot, layout.choose_scale(distance, pivot), layout.FLOATS)
+    return _frame(distance, pivot, row.scale, dtype)
 
 
 def _look(piece: torch.Tensor) -> _Look:
@@ -174,9 +200,9 @@ def _frame(distance: float, pivot: float, scale: float, dtype: torch.dtype) -> _
     if not math.isfinite(distance):
         return None
     exponent, unit = _exponent(distance) if distance else 0, -_exponent(scale)
-    fits = abs(exponent) <= _LARGE and unit > _LOWEST_UNIT
+    fits = abs(exponent) <= _LARGE and unit > host_codes.LOWEST_UNIT
     shift = 0 if fits else min(max(-exponent, -1022), 1022)
-    if unit + shift <= _LOWEST_UNIT:
+    if unit + shift <= host_codes.LOWEST_UNIT:
         return None
     narrow = _work_dtype(dtype) == torch.float32 and abs(shift) <= 100 and abs(pivot) <= 2.0**100
     narrow = narrow and struct.unpack("<f", struct.pack("<f", pivot))[0] == pivot
@@ -205,16 +231,20 @@ def _fold_piece(fold: _Fold, look: _Look, frame: _Frame, weight: int) -> None:
     if frame.pivot:
         y = y - frame.pivot
         if look.low <= 0 <= look.high:
-            fold.zeros += (values.numel() - _nonzero(values)) * weight
+            fold.zeros += (values.numel() - host_codes.nonzero(values)) * weight
     scaled = y * 2.0**frame.shift if frame.shift else y
     fold.total += float(scaled.sum()) * weight
     fold.squares += _sum_of_squares(scaled) * weight
-    same = scaled is look.values and look.values.numel() == look.raw.numel()
-    codes = _codes(scaled, look.raw if same else None)
-    if codes.numel() <= _FEW and fold.few is None:
-        fold.few = y, codes, weight
-    else:
-        _count(fold, y, codes, weight, look.low >= frame.pivot)
+    raw = look.raw if scaled is look.values and look.values.numel() == look.raw.numel() else None
+    if y.numel() <= _FEW and fold.few is None:
+        fold.few = y, host_codes.codes_of(scaled, raw), weight
+        return
+    table = host_codes.table_of(scaled, raw)
+    right, left = host_codes.zero_codes(table)
+    _note_spike(fold, y, weight, right, left)
+    if weight != 1:
+        table.mul_(weight)
+    fold.table = table if fold.table is None else fold.table.add_(table)
 
 
 def _sum_of_squares(y: torch.Tensor) -> float:
@@ -225,64 +255,14 @@ def _sum_of_squares(y: torch.Tensor) -> float:
     return float(torch.dot(norms, norms)) + float(torch.dot(rest, rest))
 
 
-def _codes(y: torch.Tensor, raw: torch.Tensor | None) -> torch.Tensor:
-    """Sign, exponent and leading mantissa bits of finite numbers as float32 has them, never rounded up.
-
-    Args:
-        y: the numbers.
-        raw: where they come from, if those are the same numbers.
-    """
-    if raw is not None and raw.dtype == torch.bfloat16:
-        bits, (shift, mask) = raw.view(torch.int16), _constants(torch.int16)
-    else:
-        if y.dtype == torch.float64:
-            y = (y.view(torch.int64) & -(1 << 32)).view(torch.float64).float()
-        bits, (shift, mask) = y.view(torch.int32), _constants(torch.int32)
-    return (bits >> shift).bitwise_and_(mask)
-
-
-@lru_cache(maxsize=2)
-def _constants(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The shift and the mask that make a code of the bits of a float with an 8-bit exponent. A Python number costs 1 us
-    a use."""
-    shift = 8 * dtype.itemsize - 9 - layout.MANTISSA_BITS
-    return tuple(torch.tensor(number, dtype=dtype, device="cpu") for number in (shift, 2 * _SIGN - 1))
-
-
-def _count(fold: _Fold, y: torch.Tensor, codes: torch.Tensor, weight: int, right: bool) -> None:
-    """Adds the codes of y to the table, and its zeros to the spike.
-
-    Many equal numbers in irregular places, such as the zeros behind a ReLU, make counting wait for its own additions.
-    Where all are right of the pivot, every second one is therefore counted in the free half of the table.
-    """
-    if right:
-        wide = torch.int32 if codes.dtype == torch.int16 else torch.int64
-        codes.bitwise_and_(_SIGN - 1)[: codes.numel() // 2 * 2].view(wide).add_(_SIGN << (8 * codes.itemsize))
-    counted = torch.bincount(codes, minlength=2 * _SIGN)
-    if right:
-        counted[:_SIGN] += counted[_SIGN:]
-        counted[_SIGN:] = 0
-    _note_spike(fold, y, weight, int(counted[0]), int(counted[_SIGN]))
-    if fold.table is None:
-        fold.table = counted.mul_(weight) if weight != 1 else counted
-    else:
-        fold.table.add_(counted, alpha=weight)
-
-
 def _note_spike(fold: _Fold, y: torch.Tensor, weight: int, right: int, left: int) -> None:
     """Counts the zeros of y; at most ``right`` of them are positive and ``left`` negative."""
-    spike = y.numel() - _nonzero(y) if right or left else 0
+    spike = y.numel() - host_codes.nonzero(y) if right or left else 0
     if spike < right + left and left:
         bits = y.view(torch.int64 if y.dtype == torch.float64 else torch.int32)
         left = min(left, int(torch.count_nonzero(bits == torch.iinfo(bits.dtype).min)))
     fold.spike += spike * weight
     fold.spike_left += left * weight
-
-
-def _nonzero(values: torch.Tensor) -> int:
-    """How many floats are not zero, without a branch: signs are 1, 0 and -1."""
-    signs = values.sign()
-    return int(torch.dot(signs, signs))
 
 
 def _add(row: HostRow, fold: _Fold, frame: _Frame, number: int) -> None:
@@ -291,11 +271,15 @@ def _add(row: HostRow, fold: _Fold, frame: _Frame, number: int) -> None:
     if fold.few is not None:
         y, codes, weight = fold.few
         before = row.innermost()
-        row.counts.index_add_(0, _places(unit).index_select(0, codes.int()), _ones(codes.numel()), alpha=weight)
+        row.counts.index_add_(
+            0, host_codes.places(unit).index_select(0, codes.int()), _ones(codes.numel()), alpha=weight
+        )
         right, left = ((new - old) // weight for new, old in zip(row.innermost(), before))
-        _note_spike(fold, y, weight, right, left)
+        if y is not None:
+            _note_spike(fold, y, weight, right, left)
+            fold.few = None, codes, weight
     if fold.table is not None:
-        _add_table(row.counts, fold.table, unit)
+        host_codes.add_table(row.counts, fold.table, unit)
     if fold.spike:
         row.take_spike(fold.spike - fold.spike_left, fold.spike_left)
     back = math.ldexp(row.scale, -frame.shift)
@@ -308,27 +292,3 @@ def _add(row: HostRow, fold: _Fold, frame: _Frame, number: int) -> None:
 def _ones(number: int) -> torch.Tensor:
     """int64[number], without the memory."""
     return torch.ones(1, dtype=torch.int64, device="cpu").expand(number)
-
-
-@lru_cache(maxsize=64)
-def _places(unit: int) -> torch.Tensor:
-    """The bin of each code, int32[2 * _SIGN], where |y| = 1 has this exponent. Zeros go to the innermost bins."""
-    side = torch.arange(_SIGN, dtype=torch.int32, device="cpu") - _offset(unit)
-    side.clamp_(0, layout.SIDE - 1)
-    return torch.cat([side, side + layout.SIDE])
-
-
-def _offset(unit: int) -> int:
-    """The code of the innermost bin, where |y| = 1 has this exponent."""
-    return (unit - _LOWEST_UNIT) << layout.MANTISSA_BITS
-
-
-def _add_table(counts: torch.Tensor, table: torch.Tensor, unit: int) -> None:
-    """Adds counts of codes to a row's bins; what lies inside the innermost one or outside the overflow bin joins
-    that."""
-    first, last = _offset(unit), _offset(unit) + layout.SIDE
-    bins, codes = counts.view(2, layout.SIDE), table.view(2, _SIGN)
-    resolved = codes[:, first:last]
-    bins[:, : resolved.shape[1]] += resolved
-    bins[:, 0] += codes[:, :first].sum(1)
-    bins[:, -1] += codes[:, last:].sum(1)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from torchboard.errors import InvalidValueError
-from torchboard.sketch import layout, merging, ops, reference
+from torchboard.sketch import host_many, layout, merging, ops, reference, sampling
+from torchboard.sketch.host_table import HostFolds
 from torchboard.sketch.rows import TableRows
 
 
@@ -22,13 +23,20 @@ class SketchTable:
 
     Args:
         device: where the tensors to observe are.
+        max_elements: how much ``observe_`` reads of a tensor, see ``sampling``; None for all of it.
+
+    Attributes:
+        sampled: row -> how many elements were read of a tensor of how many, of the last that was sampled.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", max_elements: int | None = None) -> None:
+        self.sampled: dict[int, tuple[int, int]] = {}
+        self._most = max_elements
         self._rows = 0
-        self._buffers = _blank(0, torch.device(device))
+        self._buffers = blank_rows(0, torch.device(device))
         self.device = self._buffers.counts.device
         """Where the rows are, with the index that torch gave it."""
+        self._host = HostFolds() if self.device.type == "cpu" else None
 
     @property
     def rows(self) -> int:
@@ -43,7 +51,7 @@ class SketchTable:
     def add_row(self) -> int:
         """One more row, empty; gives its number. Copies the table on the device at every power of two."""
         if self._rows == self._buffers.rows:
-            grown = _blank(max(4, 2 * self._rows), self.device)
+            grown = blank_rows(max(4, 2 * self._rows), self.device)
             for new, old in zip(grown.buffers, self._buffers.buffers):
                 new[: self._rows].copy_(old)
             self._buffers = grown
@@ -64,22 +72,35 @@ class SketchTable:
             InvalidValueError: a complex, sparse, quantised or meta tensor, or one on another device.
         """
         _check(tensor, self.device)
-        ops.observe_(*self._buffers.buffers, row, tensor)
+        if self._most is not None and tensor.numel() > self._most:
+            whole, tensor = tensor.numel(), sampling.blocks_of(tensor, self._most)
+            if tensor.numel() < whole:
+                self.sampled[row] = tensor.numel(), whole
+        if self._host is None or torch.compiler.is_compiling() or not _is_plain(tensor):
+            ops.observe_(*self._buffers.buffers, row, tensor)
+        elif not 0 <= row < self._rows:
+            raise IndexError(f"there is no row {row} in {self._rows} rows")
+        else:
+            self._host.observe_(self._buffers.buffers, row, tensor)
 
     def observe_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> None:
         """``observe_`` for each of the rows with the tensor beside it, in a few launches for all of them together."""
         for _, tensor in zip(rows, tensors, strict=True):
             _check(tensor, self.device)
-        ops.observe_many_(*self._buffers.buffers, rows, tensors)
+        direct = self._host is not None and not torch.compiler.is_compiling() and all(map(_is_plain, tensors))
+        (host_many.observe_many_ if direct else ops.observe_many_)(*self._buffers.buffers, rows, tensors)
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""
+        self._settle_()
         taken = TableRows(*(buffer[: self._rows] for buffer in self._buffers.buffers))
-        self._buffers = _blank(self._buffers.rows, self.device)
+        self._buffers = blank_rows(self._buffers.rows, self.device)
         return taken
 
     def clear_(self) -> None:
         """Empties all rows, in place."""
+        if self._host is not None:
+            self._host.forget()
         _clear_(self._buffers)
 
     def agree_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor], group: Any = None) -> None:
@@ -95,6 +116,7 @@ class SketchTable:
         """
         for _, tensor in zip(rows, tensors, strict=True):
             _check(tensor, self.device)
+        self._settle_()
         with torch.no_grad():
             agreed = merging.agreed_parameters(tensors, group)
             index = torch.tensor(rows, device=self.device)
@@ -110,10 +132,17 @@ class SketchTable:
         Args:
             group: a process group of ``torch.distributed``; the default one if None.
         """
+        self._settle_()
         mine = TableRows(*(buffer[: self._rows] for buffer in self._buffers.buffers))
         merged = merging.all_merge(mine, group)
         for buffer, new in zip(mine.buffers, merged.buffers):
             buffer.copy_(new)
+
+    def _settle_(self) -> None:
+        """Everything observed is in the rows."""
+        if self._host is not None:
+            self._host.settle_(self._buffers.buffers)
+            self._host.forget()
 
 
 def sketch_of(tensor: torch.Tensor) -> TableRows:
@@ -127,8 +156,8 @@ def sketch_of(tensor: torch.Tensor) -> TableRows:
     return TableRows(*(buffer[:1] for buffer in table.read().buffers))
 
 
-def _blank(rows: int, device: torch.device) -> TableRows:
-    """Empty rows in ordinary tensors, whatever mode the caller is in."""
+def blank_rows(rows: int, device: torch.device) -> TableRows:
+    """Empty rows in ordinary tensors, whatever mode the caller is in; rows without a pivot."""
     wide = reference.wide_dtype(device)
     with torch.inference_mode(False):
         blank = TableRows(
@@ -144,6 +173,11 @@ def _clear_(rows: TableRows) -> None:
     for buffer in rows.buffers:
         buffer.zero_()
     rows.moments[:, layout.ADDITIVE :].fill_(-torch.inf)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether no mode and no subclass wants to see what is done with a tensor."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def _check(tensor: torch.Tensor, device: torch.device) -> None:

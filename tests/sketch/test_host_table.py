@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from torchboard.sketch import host, layout
+from torchboard.sketch.table import SketchTable
+
+LARGE = 10_000
+
+
+def _table(rows: int = 3) -> SketchTable:
+    table = SketchTable()
+    for _ in range(rows):
+        table.add_row()
+    return table
+
+
+def _same(rows, one: int, other: int) -> bool:
+    return all(torch.equal(buffer[one], buffer[other]) for buffer in rows.buffers)
+
+
+@pytest.fixture
+def folds(monkeypatch):
+    """The tensors that were looked at."""
+    looked_at, fold = [], host.fold_
+    monkeypatch.setattr(host, "fold_", lambda row, tensor: looked_at.append(tensor) or fold(row, tensor))
+    return looked_at
+
+
+@pytest.mark.parametrize("number", [LARGE, 100_000, 700_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_a_tensor_that_comes_twice_is_looked_at_once_and_counted_twice(folds, number, dtype):
+    table = _table()
+    values = torch.randn(number).relu().to(dtype)
+    table.observe_(0, values)
+    table.observe_(1, values.detach())
+    assert len(folds) == 1
+    table.observe_(2, values.clone())
+    rows = table.read()
+    assert len(folds) == 2
+    assert _same(rows, 0, 1) and _same(rows, 0, 2)
+    assert rows.moments[0, layout.ZEROS] > number / 3
+
+
+def test_a_row_that_looks_at_numbers_otherwise_gets_its_own_look(folds):
+    """Its pivot, or its scale, were chosen by other data."""
+    table = _table()
+    for row, first in enumerate([3 + 0.01 * torch.randn(LARGE), 1e-30 * torch.randn(LARGE)]):
+        table.observe_(row, first)
+    values = torch.randn(LARGE)
+    table.observe_(2, values)
+    before = len(folds)
+    table.observe_(0, values)
+    table.observe_(1, values)
+    alone = _table()
+    alone.observe_(0, 3 + 0 * values)
+    assert len(folds) > before
+    assert table.read().moments[:2, layout.COUNT].tolist() == [2 * LARGE] * 2
+
+
+@pytest.mark.parametrize("write", [lambda x: x.add_(1), lambda x: x[:5].zero_(), lambda x: x.view(-1).mul_(2)])
+def test_a_tensor_that_was_written_to_in_between_is_looked_at_again(folds, write):
+    table = _table()
+    values = torch.randn(LARGE)
+    table.observe_(0, values)
+    write(values)
+    table.observe_(1, values)
+    table.observe_(2, values)
+    rows = table.read()
+    assert len(folds) == 2
+    assert not _same(rows, 0, 1) and _same(rows, 1, 2)
+
+
+def test_other_tensors_of_the_same_memory_are_looked_at(folds):
+    table = _table()
+    values = torch.randn(2 * LARGE)
+    table.observe_(0, values)
+    table.observe_(1, values[:LARGE])
+    table.observe_(2, values[LARGE:])
+    assert len(folds) == 3
+    assert table.read().moments[:, layout.COUNT].tolist() == [2 * LARGE, LARGE, LARGE]
+
+
+def test_new_data_in_freed_memory_is_looked_at(folds):
+    table = _table()
+    for row in range(3):
+        table.observe_(row, torch.full((LARGE,), float(row + 1)) + torch.arange(LARGE) % 2)
+    assert len(folds) == 3
+    assert table.read().moments[:, layout.MAX].tolist() == [2, 3, 4]
+
+
+def test_no_tensor_is_kept_alive():
+    table = _table()
+    for number in (10, LARGE):
+        values = torch.randn(number)
+        table.observe_(0, values)
+        storage = weakref.ref(values.untyped_storage())
+        del values
+        gc.collect()
+        assert storage() is None
+
+
+@pytest.mark.parametrize("number", [3, 5000])
+def test_small_tensors_are_counted_as_they_were_when_observed(number):
+    table = _table()
+    values = torch.ones(number)
+    table.observe_(0, values)
+    values.fill_(7)
+    table.observe_(1, values)
+    rows = table.read()
+    assert rows.moments[:2, layout.MAX].tolist() == [1, 7]
+
+
+def test_small_tensors_are_folded_before_they_are_too_many():
+    table = _table(2)
+    for _ in range(300):
+        table.observe_(0, torch.ones(3))
+    assert 0 < table._buffers.moments[0, layout.COUNT] < 900
+    for _ in range(40):
+        table.observe_(1, torch.ones(4096))
+    assert table._buffers.moments[1, layout.COUNT] > 0
+    assert table.read().moments[:, layout.COUNT].tolist() == [900, 40 * 4096]
+
+
+def test_what_waits_is_cleared_with_the_rows_and_handed_over_once():
+    table = _table()
+    table.observe_(0, torch.ones(3))
+    table.clear_()
+    assert table.read().moments[0, layout.COUNT] == 0
+    table.observe_(0, torch.ones(3))
+    assert [int(table.read().moments[0, layout.COUNT]) for _ in range(2)] == [3, 0]
+
+
+def test_a_row_that_is_not_there_is_refused_at_once():
+    with pytest.raises(IndexError):
+        _table().observe_(3, torch.ones(2))
+
+
+def test_inference_tensors_and_ordinary_ones_go_to_the_same_rows():
+    table = _table()
+    with torch.inference_mode():
+        table.observe_(0, torch.ones(5))
+        table.observe_(1, torch.ones(LARGE))
+        table.observe_(1, torch.ones(LARGE))
+    table.observe_(0, torch.ones(5))
+    table.observe_(1, torch.ones(LARGE))
+    with torch.inference_mode():
+        rows = table.read()
+    assert rows.moments[:2, layout.COUNT].tolist() == [10, 3 * LARGE]
+
+
+def test_parameters_are_folded_without_a_history():
+    table = _table()
+    table.observe_(0, torch.nn.Parameter(torch.ones(5)))
+    table.observe_(1, torch.nn.Parameter(torch.randn(LARGE)))
+    assert not any(buffer.requires_grad for buffer in table.read().buffers)

@@ -1,0 +1,77 @@
+"""Saves work where many tensors are folded one after another in the host's memory: small ones wait for company, and a
+tensor that comes twice, as the output of a layer and of the one around it, is looked at once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import NamedTuple
+
+import torch
+
+from torchboard.sketch import host, host_many
+from torchboard.sketch.host_row import HostRow
+
+Buffers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Counts, moments and parameters; see ``reference.observe_``."""
+_MOST_WAITING = 256
+"""Tensors."""
+
+
+class _Seen(NamedTuple):
+    """A tensor as it was when it was folded; its memory is held weakly."""
+
+    storage: weakref.ref
+    version: int
+    place: tuple
+
+    def is_still(self, tensor: torch.Tensor) -> bool:
+        return self.storage() is tensor.untyped_storage() and self[1:] == (tensor._version, _place(tensor))
+
+
+class HostFolds:
+    """Folds tensors into the rows of one table.
+
+    A tensor of up to ``host_many.SMALL`` elements is copied, and folded with others when there are 256 of them, or
+    ``host_many.MANY`` elements, or when ``settle_`` is called. A larger one is folded at once; if it is the one that was
+    folded before, which its memory and the version that autograd counts tell, the counts are taken from there. What writes to
+    memory behind autograd's back (through ``.data``, say) between the two is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: tuple[list[int], list[torch.Tensor]] = [], []
+        self._elements = 0
+        self._last: tuple[_Seen, host.Folded] | None = None
+
+    def observe_(self, buffers: Buffers, row: int, tensor: torch.Tensor) -> None:
+        """Adds every element of a plain tensor to a row, now or later."""
+        number = tensor.numel()
+        if number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
+            rows, tensors = self._waiting
+            rows.append(row)
+            tensors.append(tensor.detach().clone())
+            self._elements += number
+            if len(rows) >= _MOST_WAITING or self._elements >= host_many.MANY:
+                self.settle_(buffers)
+            return
+        target = HostRow(*buffers, row)
+        if tensor.is_inference():  # it has no version
+            host.fold_(target, tensor)
+        elif self._last is None or not self._last[0].is_still(tensor) or not host.again_(target, self._last[1]):
+            folded = host.fold_(target, tensor)
+            seen = _Seen(weakref.ref(tensor.untyped_storage()), tensor._version, _place(tensor))
+            self._last = None if folded is None else (seen, folded)
+
+    def settle_(self, buffers: Buffers) -> None:
+        """Folds all that waits."""
+        (rows, tensors), self._waiting, self._elements = self._waiting, ([], []), 0
+        if rows:
+            host_many.observe_many_(*buffers, rows, tensors)
+
+    def forget(self) -> None:
+        """Drops all that waits, and what is known of the last tensor."""
+        self._waiting, self._elements, self._last = ([], []), 0, None
+
+
+def _place(tensor: torch.Tensor) -> tuple:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg()
