@@ -11,7 +11,7 @@ import torch
 import torchvision.models as zoo
 from graph_models import Block, ConvNet, TwoTowers, ops, record
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 import torchboard
 from torchboard.graph.layer_costs import LayerCost, LayerCosts, layer_costs
@@ -50,6 +50,27 @@ def test_flops_are_those_of_the_flop_counter_in_every_mode(name, mode):
         graph = record(model, x)
     assert sum(node.cost.flops for node in graph.nodes) == counter.get_total_flops()
     assert counter.get_total_flops() > 0 or name == "an LSTM"
+
+
+@pytest.mark.parametrize("get_raw", [True, False])
+def test_a_formula_of_the_users_own_is_asked_as_the_flop_counter_asks_it(get_raw):
+    def raw(x: torch.Tensor, *args: object, out_val: torch.Tensor, **kwargs: object) -> int:
+        return 3 * x.numel() + out_val.numel()
+
+    def of_shapes(shape: torch.Size, *args: object, out_shape: torch.Size, **kwargs: object) -> int:
+        return 3 * shape.numel() + out_shape.numel()
+
+    class Flipped(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.flip(x, (0,)) @ x
+
+    operator = torch.ops.aten.flip
+    register_flop_formula(operator, get_raw=get_raw)(raw if get_raw else of_shapes)
+    try:
+        graph = record(Flipped(), torch.zeros(4, 4))
+    finally:
+        del flop_registry[operator]
+    assert [node.cost.flops for node in graph.nodes if node.kind == "op"] == [4 * 16, 2 * 4**3]
 
 
 @pytest.mark.parametrize("name", MODELS)

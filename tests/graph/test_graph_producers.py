@@ -73,6 +73,20 @@ def test_a_tensor_nobody_made_has_no_source():
     assert Producers().of(torch.zeros(1)) == ()
 
 
+def test_a_tensor_at_the_address_of_one_that_is_gone_is_another_one():
+    producers, addresses, reused = Producers(), set(), 0
+    for _ in range(50):
+        x = torch.zeros(4)
+        reused += id(x) in addresses
+        assert not producers.knows(x)
+        assert producers.of(x) == ()
+        producers.made(x, A)
+        assert producers.knows(x)
+        addresses.add(id(x))
+        del x
+    assert reused
+
+
 def test_no_tensor_is_kept_alive():
     producers, x = Producers(), torch.zeros(4)
     producers.made(x, A)

@@ -136,6 +136,20 @@ def test_a_graph_too_large_to_draw_is_collapsed_to_its_modules():
     assert drawable(graph, 0).nodes[-1].name == "operations"
 
 
+def test_a_graph_with_very_many_blocks_that_look_alike_is_collapsed_too():
+    def blocks(count: int) -> Graph:
+        spec = (TensorSpec((1,), "float32", "cpu"),)
+        places = [(("Net", str(i // 2), str(i % 2)), i) for i in range(2 * count)]
+        nodes = [Node(i, "op", "mul", scope, "m", (Source(i - 1, 0),) if i else (), spec) for scope, i in places]
+        return Graph("Net", tuple(nodes), (ModuleCall(("Net",), ""),))
+
+    assert drawable(blocks(700)).nodes == blocks(700).nodes
+    small = drawable(blocks(1000))
+    assert [len(node.scope) for node in small.nodes] == [1] * 1000
+    assert "too many to draw" in small.note
+    assert [node.inputs for node in small.nodes] == [(), *[(Source(i, 0),) for i in range(999)]]
+
+
 def test_a_collapsed_graph_is_well_formed_and_keeps_its_costs():
     graph = record(nn.Sequential(*[ConvNet() for _ in range(1)]), torch.zeros(2, 1, 8, 8))
     small = drawable(graph, 6)

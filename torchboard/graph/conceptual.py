@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from torchboard.graph.labels import call_labels
 from torchboard.graph.module_names import class_name, module_names
 from torchboard.graph.nodes import Graph, Node, Scope
 from torchboard.graph.paths import paths, safe
@@ -37,7 +38,8 @@ def conceptual_graph(model: nn.Module, graph: Graph) -> ConceptualGraph:
     groups = _groups(graph, leaves)
     members = [[graph.nodes[node] for node in group] for group in groups]
     owner = {node.id: position for position, group in enumerate(members) for node in group}
-    names = paths([_place(group[0], leaves) for group in members])
+    labels = call_labels(graph)
+    names = paths([_place(group[0], leaves, labels) for group in members])
     modules = {name: module for module, name in module_names(model).items()}
     layers = tuple(
         ConceptualLayer(
@@ -96,10 +98,10 @@ def _read(group: list[Node], owner: dict[int, int]) -> Iterable[int]:
     return dict.fromkeys(owner[source.node] for node in group for source in node.inputs if source.node in owner)
 
 
-def _place(first: Node, leaves: dict[Scope, str]) -> tuple[Scope, str]:
+def _place(first: Node, leaves: dict[Scope, str], labels: dict[Scope, str]) -> tuple[Scope, str]:
     """Where a layer is drawn inside the model's box, and under which name."""
     if _is_layer(first, leaves):
-        return first.scope[1:-1], first.scope[-1]
+        return first.scope[1:-1], labels.get(first.scope, first.scope[-1])
     return first.scope[1:], first.name
 
 

@@ -27,7 +27,9 @@ class Draft:
 
     def read(self, sources: Iterable[Source]) -> None:
         """Adds what the node reads; what it made itself is no input of it."""
-        self.inputs.update(dict.fromkeys(source for source in sources if source.node != self.id))
+        for source in sources:
+            if source.node != self.id:
+                self.inputs[source] = None
 
     def came_to(self, operator: str) -> None:
         """Adds an operator that the node came down to."""
@@ -36,8 +38,10 @@ class Draft:
 
     def spent(self, cost: Cost) -> None:
         """Adds the cost of one operator."""
-        was = self.cost or Cost(start=cost.start)
-        self.cost = Cost(was.flops + cost.flops, was.nbytes + cost.nbytes, was.seconds + cost.seconds, was.start)
+        was = self.cost
+        if was is not None:
+            cost = Cost(was.flops + cost.flops, was.nbytes + cost.nbytes, was.seconds + cost.seconds, was.start)
+        self.cost = cost
 
     def finished(self, order: dict[int, int], scope: Scope) -> Node:
         """The node in its scope; ``order`` gives the ids that the drafts become."""

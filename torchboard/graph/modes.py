@@ -24,12 +24,18 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 class OperatorCall(NamedTuple):
-    """An operator that ran, with what it was given and what it returned, and the seconds that the call took."""
+    """An operator that ran, with what it was given and what it returned.
+
+    Attributes:
+        given: the tensors among its arguments.
+        seconds: that the call took.
+    """
 
     operator: Any
     args: Arguments
     kwargs: Keywords
     result: Any
+    given: list[torch.Tensor]
     seconds: float = 0.0
 
 
@@ -42,8 +48,8 @@ class Listener(Protocol):
     def function_ends(self, token: Any, result: Any) -> None:
         """It returned ``result``, or raised and ``result`` is None."""
 
-    def operator_begins(self, args: Arguments, kwargs: Keywords) -> Any:
-        """An operator is about to run; what this returns comes back in ``operator_ends``."""
+    def operator_begins(self, given: list[torch.Tensor]) -> Any:
+        """An operator is about to run on these tensors; what this returns comes back in ``operator_ends``."""
 
     def operator_ends(self, token: Any, call: OperatorCall) -> None:
         """It ran."""
@@ -85,11 +91,12 @@ class OperatorMode(TorchDispatchMode):
         if torch.is_inference_mode_enabled() and _is_plain_composite(func, args, kwargs):
             with self:
                 return func._op_dk(_COMPOSITE, *args, **kwargs)
-        token = self._listener.operator_begins(args, kwargs)
+        given = tensors_in((args, kwargs))
+        token = self._listener.operator_begins(given)
         began = time.perf_counter()
         result = func(*args, **kwargs)
         seconds = time.perf_counter() - began
-        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result, seconds))
+        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result, given, seconds))
         return result
 
 
@@ -114,12 +121,41 @@ def enter(listener: Listener) -> Modes:
     return function_mode, operator_mode
 
 
+def enter_under(listener: Listener) -> Modes:
+    """Puts both modes on this thread's stacks below all others, which may come off before these do.
+
+    So they can stay on while the user's own code leaves contexts that it had entered before.
+    """
+    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener)
+    _put_under(operator_mode, _user_modes(), TorchDispatchMode)
+    _put_under(function_mode, _get_current_function_mode_stack(), TorchFunctionMode)
+    return function_mode, operator_mode
+
+
+def is_on(modes: Modes) -> bool:
+    """Whether the modes are on this thread's stacks."""
+    return any(mode is modes[1] for mode in _get_current_dispatch_mode_stack())
+
+
 def leave(modes: Modes) -> None:
     """Takes both modes off this thread's stacks, wherever in them they are; others stay in their order."""
     function_mode, operator_mode = modes
     _take_off(function_mode, _get_current_function_mode_stack(), TorchFunctionMode)
-    user_modes = [mode for mode in _get_current_dispatch_mode_stack() if getattr(mode, "_mode_key", None) is None]
-    _take_off(operator_mode, user_modes, TorchDispatchMode)
+    _take_off(operator_mode, _user_modes(), TorchDispatchMode)
+
+
+def _user_modes() -> list[Any]:
+    """The dispatch modes of this thread but those of torch's own machinery, which have places of their own."""
+    return [mode for mode in _get_current_dispatch_mode_stack() if getattr(mode, "_mode_key", None) is None]
+
+
+def _put_under(mode: Any, stack: list[Any], base: Any) -> None:
+    """The modes of a stack go off and on again by their base class, so that nothing of theirs runs."""
+    for entry in reversed(stack):
+        base.__exit__(entry, None, None, None)
+    base.__enter__(mode)
+    for entry in stack:
+        base.__enter__(entry)
 
 
 def _take_off(mode: Any, stack: list[Any], base: Any) -> None:

@@ -13,6 +13,9 @@ Kind = Literal["op", "input", "parameter", "buffer", "constant", "output"]
 Scope = tuple[str, ...]
 """Names of the boxes around a node, outermost first: ``("Net", "layer1", "0")``; empty outside the model."""
 
+GRADIENTS = "gradients"
+"""The outermost box around what a backward pass ran; in it lie the boxes of what ran forward."""
+
 
 class Source(NamedTuple):
     """Where a tensor that a node reads came from: output ``output`` of node ``node``."""
@@ -91,10 +94,12 @@ class ModuleCall:
     Attributes:
         scope: the box that its nodes sit in; a second call of the same module has one of its own.
         module: the module's dotted name; empty for the root.
+        class_name: its class.
     """
 
     scope: Scope
     module: str
+    class_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -215,9 +215,9 @@ class _Pass:
         if token is not None:
             self.guarded(self.tape.end, token, result)
 
-    def operator_begins(self, args: Any, kwargs: Any) -> tuple[Source, ...] | None:
+    def operator_begins(self, given: list[torch.Tensor]) -> tuple[Source, ...] | None:
         """Operators of a backward pass inside this one may run on a thread of autograd's, which has the modes too."""
-        return self.guarded(self.tape.sources, (args, kwargs)) if self.is_alive() else None
+        return self.guarded(self.tape.sources, given) if self.is_alive() else None
 
     def operator_ends(self, token: tuple[Source, ...] | None, call: modes.OperatorCall) -> None:
         if token is not None:

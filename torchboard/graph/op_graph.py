@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torchboard.graph.labels import drawn_names
 from torchboard.graph.nodes import Graph, Node, Source
-from torchboard.graph.paths import paths
 from torchboard.values.graph import OpGraph, OpNode
 from torchboard.values.graph_profile import GraphProfile, NodeStats
 
@@ -17,14 +17,14 @@ _MAX_TEXT = 256
 
 
 def op_graph(graph: Graph) -> OpGraph:
-    """One node for each of the graph's, named by its modules: ``Net/layer1/0/conv1/conv2d``.
+    """One node for each of the graph's that is worth drawing, named by its modules: ``Net/layer1/0/conv1/conv2d``.
 
     Names are unique, none is a box around others, every input exists, every edge has its shape, and no box holds more
-    than 1000 things. Attributes of an operation are its arguments and what it cost: ``flops``, the elements of the
+    than 200 things. Attributes of an operation are its arguments and what it cost: ``flops``, the elements of the
     ``parameters`` it read, and ``activation_bytes``, the memory of its results.
     """
-    names = _names(graph)
-    return OpGraph(tuple(_op_node(graph, node, names) for node in graph.nodes))
+    names = drawn_names(graph)
+    return OpGraph(tuple(_op_node(graph, graph.nodes[number], names) for number in names))
 
 
 def graph_profile(graph: Graph) -> GraphProfile:
@@ -32,18 +32,14 @@ def graph_profile(graph: Graph) -> GraphProfile:
 
     Times are those of operators alone, one after the other, so that the time of a box is the sum of what is in it.
     """
-    names = _names(graph)
+    named = [(graph.nodes[number], name) for number, name in drawn_names(graph).items()]
     return GraphProfile(
         tuple(
-            _stats(node, names[node.id], _device(node.outputs[0].device))
-            for node in graph.nodes
+            _stats(node, name, _device(node.outputs[0].device))
+            for node, name in named
             if node.kind == "op" and node.outputs
         )
     )
-
-
-def _names(graph: Graph) -> list[str]:
-    return paths([(node.scope, node.name) for node in graph.nodes])
 
 
 def _stats(node: Node, name: str, device: str) -> NodeStats:
@@ -52,7 +48,7 @@ def _stats(node: Node, name: str, device: str) -> NodeStats:
     return NodeStats(name, device, round(start), duration, node.cost.nbytes)
 
 
-def _op_node(graph: Graph, node: Node, names: list[str]) -> OpNode:
+def _op_node(graph: Graph, node: Node, names: dict[int, str]) -> OpNode:
     return OpNode(
         name=names[node.id],
         op=_OPS.get(node.kind, node.name),
@@ -63,7 +59,7 @@ def _op_node(graph: Graph, node: Node, names: list[str]) -> OpNode:
     )
 
 
-def _reference(graph: Graph, source: Source, names: list[str]) -> str:
+def _reference(graph: Graph, source: Source, names: dict[int, str]) -> str:
     """``name``, or ``name:k`` for an output other than the first."""
     exists = 0 < source.output < len(graph.nodes[source.node].outputs)
     return f"{names[source.node]}:{source.output}" if exists else names[source.node]

@@ -1,8 +1,9 @@
 """Names for the Graphs dashboard: one path for each item, nested by scope and safe to draw.
 
 TensorBoard nests boxes by the ``/`` in a name. So a path must be unique, must not be another's box, and must not hold a
-``:``, which would be read as an output number. A box with too many things in it cannot be laid out (a straight chain of
-2500 overflows the browser's stack), so a full one is divided into numbered parts, in order.
+``:``, which would be read as an output number. A box with many things in it takes long to lay out (a straight chain of
+1000 takes five seconds, one of 2500 overflows the browser's stack) and is hard to read, so a full one is divided into
+numbered parts, in order.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 
 from torchboard.graph.nodes import Scope
 
-MAX_SIBLINGS = 1000
+MAX_SIBLINGS = 200
 """How many things may lie in one box."""
 
-_PART = 500
+_PART = 100
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
@@ -30,7 +31,7 @@ class _Box:
 
 
 def paths(items: Sequence[tuple[Scope, str]]) -> list[str]:
-    """The path of every ``(scope, name)``, in order: unique, no path inside another, at most 1000 siblings anywhere.
+    """The path of every ``(scope, name)``, in order: unique, no path inside another, at most 200 siblings anywhere.
 
     A scope keeps its name; of several items with one name in a scope the later ones get ``_1``, ``_2``…, and so does an
     item that has the name of a scope beside it.

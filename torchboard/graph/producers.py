@@ -6,21 +6,24 @@ storage the in-place writes are kept with the view they went through; a read dep
 overlap it, back to one that covers it. Chunks, slices and columns of one buffer are proven disjoint, so a cell that
 writes its gates into the chunks of one tensor is drawn with four edges and not with sixteen.
 
-No tensor is kept alive and no memory held: tensors are weak keys, and a weak reference to a storage frees its bytes
-while its address stays taken, so that an address is never mistaken for a later storage's.
+No tensor is kept alive and no memory held: tensors are known by their address and a weak reference, and a weak reference to
+a storage frees its bytes while its address stays taken, so that an address is never mistaken for a later storage's.
 """
 
 from __future__ import annotations
 
 import itertools
+import weakref
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from torchboard.graph.nodes import Source
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Types of tensors that wrap no others."""
 
 
 class View(NamedTuple):
@@ -61,7 +64,7 @@ class Producers:
 
     def __init__(self) -> None:
         self._clock = itertools.count()
-        self._tensors = WeakTensorKeyDictionary()
+        self._tensors: dict[int, tuple[weakref.ref[torch.Tensor], _Mark]] = {}
         self._storages: dict[int, _Storage] = {}
 
     def made(self, tensor: torch.Tensor, source: Source) -> None:
@@ -93,17 +96,17 @@ class Producers:
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Whether this very tensor was seen, and not only another on the same storage."""
-        return tensor in self._tensors
+        return self._mark_of(tensor) is not None
 
     def of(self, tensor: torch.Tensor, through: torch.Tensor | None = None) -> tuple[Source, ...]:
         """The sources that a read of ``tensor`` depends on, the newest first; empty if it was never seen.
 
         With ``through``, a view of it, only that part of ``tensor`` is read.
         """
-        known = self._tensors.get(tensor)
+        known = self._mark_of(tensor)
         key = storage_key(tensor)
         storage = self._storages.get(key) if key is not None else None
-        if storage is None or storage.alive.expired():
+        if storage is None:
             if known is None:
                 return tuple(dict.fromkeys(source for inner in _wrapped(tensor) for source in self.of(inner)))
             return (known.source,)
@@ -121,13 +124,18 @@ class Producers:
                     return tuple(sources)
         return (*sources, origin.source)
 
+    def _mark_of(self, tensor: torch.Tensor) -> _Mark | None:
+        """What is known of this very tensor; at the address of one that is gone there may be another."""
+        found = self._tensors.get(id(tensor))
+        return found[1] if found is not None and found[0]() is tensor else None
+
     def _remember(self, tensor: torch.Tensor, mark: _Mark) -> _Storage | None:
-        self._tensors[tensor] = mark
+        self._tensors[id(tensor)] = weakref.ref(tensor), mark
         key = storage_key(tensor)
         if key is None:
             return None
         storage = self._storages.get(key)
-        if storage is None or storage.alive.expired():
+        if storage is None:
             storage = self._storages[key] = _Storage(StorageWeakRef(tensor.untyped_storage()), mark)
         storage.views[view_of(tensor)] = mark
         return storage
@@ -144,7 +152,7 @@ def storage_key(tensor: torch.Tensor) -> int | None:
 def view_of(tensor: torch.Tensor) -> View | None:
     """The part of its storage that ``tensor`` looks at; None for one that is not strided or has symbols for sizes."""
     try:
-        view = View(tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
+        view = View(tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
         hash(view)
     except Exception:  # symbols cannot be hashed
         return None
@@ -153,6 +161,8 @@ def view_of(tensor: torch.Tensor) -> View | None:
 
 def _wrapped(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The tensors inside a wrapper such as ``DTensor``: no operator shows that it is wrapped or unwrapped."""
+    if type(tensor) in _PLAIN:
+        return []
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return []

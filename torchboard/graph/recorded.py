@@ -20,12 +20,13 @@ from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.op_graph import graph_profile, op_graph
 from torchboard.graph.quiet_pass import quiet_pass
-from torchboard.values import ConceptualGraph, GraphProfile, OpGraph, Text, Value
+from torchboard.values import ConceptualGraph, GraphProfile, OpGraph, ProfiledGraph, Text, Value
 from torchboard.values.graph import RUN_GRAPH_TAG
 
 LAYERS_TAG = "model"
 PROFILE_TAG = "step1"
 """The tag under which PyTorch's writer, too, has a profile."""
+STEP_TAG = "train_step"
 TABLE_TAG = "run/layers"
 
 
@@ -77,6 +78,26 @@ class RecordedGraph:
         if self.layers is not None:
             yield LAYERS_TAG, self.layers
         yield TABLE_TAG, Text(self.costs.markdown())
+
+
+@dataclass(frozen=True)
+class RecordedStep:
+    """What one training step did and what it cost: a ``Pending``, written as a graph under a tag of its own."""
+
+    operations: Graph
+
+    @property
+    def nbytes(self) -> int:
+        return 300 * len(self.operations.nodes)
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        return {STEP_TAG: ProfiledGraph.plugin}
+
+    def settle(self) -> Iterable[tuple[str, Value]]:
+        """The value to write; a graph too large to draw is collapsed to its modules."""
+        graph = drawable(self.operations)
+        yield STEP_TAG, ProfiledGraph(op_graph(graph), graph_profile(graph))
 
 
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedGraph:

@@ -79,7 +79,7 @@ class Tape:
         """A call of the module begins; parameters that were put in for this call are taken as its own."""
         scope = self._call_scope(name)
         self._homes.setdefault(name, scope)
-        self._calls.append(ModuleCall(scope, name))
+        self._calls.append(ModuleCall(scope, name, class_name(module)))
         self._running.append(Running(name, scope, self._function))
         self._function = None
         self._own(module, name, lambda tensor: self._producers.knows(tensor) or self._producers.of(tensor))
@@ -95,9 +95,10 @@ class Tape:
                 return
 
     def give(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The model's inputs."""
+        """The model's inputs; a tensor that is given twice is one, by its first name."""
         for name, tensor in named_arguments(module, args, kwargs):
-            self._leaf("input", name, tensor)
+            if not self._producers.knows(tensor):
+                self._leaf("input", name, tensor)
 
     def take(self, result: Any) -> None:
         """The model's outputs."""
@@ -205,9 +206,7 @@ class Tape:
 
     def _cost(self, call: OperatorCall, made: list[torch.Tensor]) -> Cost:
         """What an operator cost; to be asked before the tensors that it made are known."""
-        on_host = all(tensor.is_cpu for tensor in made) and all(
-            tensor.is_cpu for tensor in tensors_in((call.args, call.kwargs))
-        )
+        on_host = all([tensor.is_cpu for tensor in made]) and all([tensor.is_cpu for tensor in call.given])
         seconds, start = call.seconds if on_host else 0.0, self._seconds
         self._seconds += seconds
         return Cost(flops_of(call), self._producers.allocated(made), seconds, start)
@@ -224,14 +223,13 @@ class Tape:
 
     def _seen_through(self, views: list[torch.Tensor], call: OperatorCall) -> Iterable[Source]:
         """What the views that an operator made look at: a slice of a buffer reads what was written there alone."""
-        base = tensors_in((call.args, call.kwargs))[0]
-        return dict.fromkeys(source for view in views for source in self._producers.of(base, through=view))
+        return dict.fromkeys(source for view in views for source in self._producers.of(call.given[0], through=view))
 
     def _only_renames(self, name: str, call: OperatorCall, sources: tuple[Source, ...]) -> bool:
         """Whether the result counts as what went in: another tensor object, or a parameter that autocast converts."""
         function = self._function
         if name == "aten::slice" and function is not None and function.name in _INDEXING:
-            if view_of(tensors_in(call.args)[0]) is None:
+            if view_of(call.given[0]) is None:
                 return False  # else it is the ``:`` of ``x[:, 0]``
         elif len(sources) != 1:
             return False
@@ -239,7 +237,7 @@ class Tape:
             return self._drafts[sources[0].node].kind == "parameter" and function.name not in ("to", "type")
         elif name not in _TRANSPARENT or (function is not None and function.name != "view_as"):
             return False
-        return [view_of(tensor) for tensor in tensors_in(call.result)] == [view_of(tensors_in(call.args)[0])]
+        return [view_of(tensor) for tensor in tensors_in(call.result)] == [view_of(call.given[0])]
 
     def _scope_of(self, draft: Draft) -> Scope:
         """The boxes around a node: around a parameter or buffer, those of the module that owns it."""

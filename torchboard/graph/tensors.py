@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,15 +23,29 @@ _ARITHMETIC = frozenset(
 )
 
 
+_NO_TENSORS = frozenset(
+    {int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.Size}
+)
+"""Types of what an operator is given beside tensors, so that most of it is passed over by one look."""
+
+
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors among an operator's arguments or results, in order; lists, tuples and dicts are looked into."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in tensors_in(item)]
-    return []
+    found: list[torch.Tensor] = []
+    _collect((value,), found)
+    return found
+
+
+def _collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:
+    for value in values:
+        if type(value) in _NO_TENSORS:
+            continue
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)
 
 
 def nested_tensors(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
@@ -65,10 +80,23 @@ def named_arguments(
 def spec_of(tensor: torch.Tensor) -> TensorSpec:
     """Shape, element type and device, without looking at the values; -1 for a size that is a symbol."""
     try:
-        shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-    except Exception:  # jagged nested tensors and sizes that are not known yet have no shape in numbers
-        shape = None
-    return TensorSpec(shape, str(tensor.dtype).removeprefix("torch."), str(tensor.device))
+        return _spec(tensor.shape, tensor.dtype, tensor.device)
+    except Exception:  # symbols cannot be hashed, and jagged nested tensors have no shape in numbers
+        return _spec(_shape_with_symbols(tensor), tensor.dtype, tensor.device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _spec(shape: tuple[int, ...] | None, dtype: torch.dtype, device: torch.device) -> TensorSpec:
+    """Tensors of a model have few shapes, and each is told once."""
+    sizes = None if shape is None else tuple(size if isinstance(size, int) else -1 for size in shape)
+    return TensorSpec(sizes, str(dtype).removeprefix("torch."), str(device))
+
+
+def _shape_with_symbols(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    try:
+        return tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
+    except Exception:
+        return None
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -83,28 +111,64 @@ def function_name(function: Callable[..., Any]) -> str:
     return name.lstrip("_") or name
 
 
+class _Argument(NamedTuple):
+    """An argument of an operator, as its schema has it."""
+
+    name: str
+    kwarg_only: bool
+    written: bool
+
+
+class _Schema(NamedTuple):
+    """What an operator's schema says; none of it depends on a call."""
+
+    name: str
+    arguments: tuple[_Argument, ...]
+    writes: bool
+    gives_views: bool
+
+
+@functools.cache
+def _schema_of(operator: Any) -> _Schema:
+    """Read once an operator, as every look at a schema makes its arguments anew."""
+    schema = getattr(operator, "_schema", None)
+    if schema is None:
+        return _Schema(getattr(operator, "__name__", type(operator).__name__), (), False, False)
+    arguments = tuple(
+        _Argument(argument.name, argument.kwarg_only, argument.alias_info is not None and argument.alias_info.is_write)
+        for argument in schema.arguments
+    )
+    aliases = [result.alias_info for result in schema.returns]
+    gives_views = any(alias is not None and not alias.is_write for alias in aliases)
+    return _Schema(schema.name, arguments, any(argument.written for argument in arguments), gives_views)
+
+
 def operator_name(operator: Any) -> str:
     """``aten::convolution`` of the overload ``aten.convolution.default``; the plain name of a higher-order operator."""
-    schema = getattr(operator, "_schema", None)
-    return schema.name if schema is not None else getattr(operator, "__name__", type(operator).__name__)
+    return _schema_of(operator).name
 
 
 def plain_arguments(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """``(name, text)`` of the numbers, flags, strings and short lists an operator was called with."""
-    return _plain((argument.name, value) for argument, value, _ in _by_schema(operator, args, kwargs))
+    return _plain((argument.name, value) for argument, value in _by_schema(operator, args, kwargs))
 
 
 def call_arguments(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[str, str], ...]:
     """The same of a function that is written in Python, as the user called it; nothing for one that is not."""
+    names = _positional_names(function)
+    if names is None or len(args) > len(names):
+        return ()
+    return _plain((*zip(names, args), *kwargs.items()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _positional_names(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of the arguments that a function takes by position; None of one that is not written in Python."""
     if not inspect.isfunction(function):
-        return ()
-    try:
-        called = inspect.signature(function).bind(*args, **kwargs)
-    except (TypeError, ValueError):
-        return ()
-    return _plain(called.arguments.items())
+        return None
+    return function.__code__.co_varnames[: function.__code__.co_argcount]
 
 
 def _plain(named: Iterable[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
@@ -113,27 +177,23 @@ def _plain(named: Iterable[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
 
 def is_view(operator: Any) -> bool:
     """Whether the operator's schema says that it returns views of its first argument and writes nothing."""
-    schema = getattr(operator, "_schema", None)
-    aliases = [result.alias_info for result in schema.returns] if schema is not None else []
-    return any(alias is not None and not alias.is_write for alias in aliases)
+    return _schema_of(operator).gives_views
 
 
 def written_arguments(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that the operator's schema says it writes into."""
-    return [tensor for _, value, writes in _by_schema(operator, args, kwargs) if writes for tensor in tensors_in(value)]
+    if not _schema_of(operator).writes:
+        return []
+    return tensors_in([value for argument, value in _by_schema(operator, args, kwargs) if argument.written])
 
 
-def _by_schema(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any, bool]]:
-    """``(schema argument, value, whether it is written)`` of the arguments given."""
-    schema = getattr(operator, "_schema", None)
-    for position, argument in enumerate(schema.arguments if schema is not None else ()):
+def _by_schema(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[_Argument, Any]]:
+    """The arguments given, each with what the schema says of it."""
+    for position, argument in enumerate(_schema_of(operator).arguments):
         if position < len(args) and not argument.kwarg_only:
-            value = args[position]
+            yield argument, args[position]
         elif argument.name in kwargs:
-            value = kwargs[argument.name]
-        else:
-            continue
-        yield argument, value, argument.alias_info is not None and argument.alias_info.is_write
+            yield argument, kwargs[argument.name]
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
@@ -148,9 +208,13 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= _MAX_ITEMS and all(isinstance(item, _PLAIN) for item in value)
-    return isinstance(value, _PLAIN)
+    if isinstance(value, _PLAIN):
+        return True
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) <= _MAX_ITEMS
+        and all([isinstance(item, _PLAIN) for item in value])
+    )
 
 
 def _clip(text: str) -> str:

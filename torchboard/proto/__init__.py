@@ -52,6 +52,7 @@ Summary = _messages["Summary"]
 SummaryMetadata = _messages["SummaryMetadata"]
 TensorProto = _messages["TensorProto"]
 TensorShapeProto = _messages["TensorShapeProto"]
+XSpace = _messages["XSpace"]
 
 DataClass = SummaryMetadata.DESCRIPTOR.fields_by_name["data_class"].enum_type.values_by_name
 """Number of a data class by its name: ``DataClass["DATA_CLASS_SCALAR"].number``."""

@@ -17,6 +17,7 @@ from torchboard.values.hparams import HParamsValue
 from torchboard.values.image import Image
 from torchboard.values.mesh import MeshPart
 from torchboard.values.pr_curve import PrCurve
+from torchboard.values.profiled_graph import ProfiledGraph
 from torchboard.values.scalar import Scalar
 from torchboard.values.tensor import Array
 from torchboard.values.text import Text
@@ -38,6 +39,7 @@ __all__ = [
     "OpGraph",
     "Pending",
     "PrCurve",
+    "ProfiledGraph",
     "Scalar",
     "Text",
     "Value",
@@ -57,6 +59,7 @@ _DECODERS = (
     MeshPart,
     OpGraph,
     PrCurve,
+    ProfiledGraph,
     Scalar,
     Text,
 )

@@ -66,15 +66,24 @@ class OpGraph:
     def encode(self, tag: str, event: Any) -> None:
         """Makes it the event's graph. The file has no place for ``tag``: readers call it ``RUN_GRAPH_TAG``."""
         message = proto.GraphDef()
+        self.fill(message)
+        event.graph_def = message.SerializeToString(deterministic=True)
+
+    def fill(self, message: Any) -> None:
+        """Writes it into a ``GraphDef`` message."""
         message.versions.producer = _PRODUCER
         for node in self.nodes:
             _encode_node(node, message.node.add())
-        event.graph_def = message.SerializeToString(deterministic=True)
 
     @classmethod
     def decode(cls, graph_def: bytes) -> OpGraph:
         """The graph of a serialized ``GraphDef``. Attributes that are not text come as the text of their message."""
-        return cls(tuple(_decode_node(node) for node in proto.GraphDef.FromString(graph_def).node))
+        return cls.of(proto.GraphDef.FromString(graph_def))
+
+    @classmethod
+    def of(cls, message: Any) -> OpGraph:
+        """The graph of a ``GraphDef`` message."""
+        return cls(tuple(_decode_node(node) for node in message.node))
 
 
 @dataclass(frozen=True)

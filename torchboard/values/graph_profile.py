@@ -46,8 +46,15 @@ class GraphProfile:
         return sum(40 + len(node.name) for node in self.nodes)
 
     def encode(self, tag: str, event: Any) -> None:
-        """Makes it the event's tagged run metadata. Starts are written from 1: a 0 would make the times of all boxes NaN."""
-        message, devices = proto.RunMetadata(), {}
+        """Makes it the event's tagged run metadata."""
+        message = proto.RunMetadata()
+        self.fill(message)
+        event.tagged_run_metadata.tag = tag
+        event.tagged_run_metadata.run_metadata = message.SerializeToString(deterministic=True)
+
+    def fill(self, message: Any) -> None:
+        """Writes it into a ``RunMetadata`` message. Starts count from 1: a 0 would make the times of all boxes NaN."""
+        devices: dict[str, Any] = {}
         for node in self.nodes:
             if node.device not in devices:
                 devices[node.device] = message.step_stats.dev_stats.add(device=node.device)
@@ -56,13 +63,15 @@ class GraphProfile:
             )
             if node.nbytes:
                 stats.memory.add(total_bytes=node.nbytes)
-        event.tagged_run_metadata.tag = tag
-        event.tagged_run_metadata.run_metadata = message.SerializeToString(deterministic=True)
 
     @classmethod
     def decode(cls, run_metadata: bytes) -> GraphProfile:
         """The costs in a serialized ``RunMetadata``, device by device."""
-        message = proto.RunMetadata.FromString(run_metadata)
+        return cls.of(proto.RunMetadata.FromString(run_metadata))
+
+    @classmethod
+    def of(cls, message: Any) -> GraphProfile:
+        """The costs in a ``RunMetadata`` message, device by device."""
         return cls(
             tuple(
                 NodeStats(
