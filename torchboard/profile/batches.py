@@ -1,33 +1,29 @@
 """A profiler over some batches of training, started and stopped by their ends.
 
 The guarantee: one profiler, once, that this starts and this stops; one of somebody else's is left alone, and a fault of
-the profiler is a warning. It costs what ``torch.profiler`` costs in the batches asked for, writing the trace at their end
-(about 2 µs an operation), and nothing before or after.
+the profiler is a warning. It costs what ``torch.profiler`` costs in the batches asked for and two hooks a layer, writing
+what it saw at their end (about 0.1 ms an operation), and nothing before or after.
 """
 
 from __future__ import annotations
 
-import gzip
 import re
-import socket
-import tempfile
-import time
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from torchboard.errors import InvalidValueError, TorchboardWarning
-from torchboard.profile.listing import longest
+from torchboard.profile.layer_marks import LayerMarks
+from torchboard.profile.report import write_profile
+from torchboard.profile.trace import STEP
 from torchboard.run import Run
-from torchboard.values import Text
 
 Batches = int | str | tuple[int, int] | list[int]
 """One batch, counted from 1, or the first and the last of several: ``5``, ``(5, 8)``, ``"5,8"``; 0 for none."""
-LISTING_TAG = "profile/operations"
 
 
 def batches_of(value: Batches) -> tuple[int, int] | None:
@@ -61,17 +57,19 @@ class BatchProfiler:
 
     Args:
         batches: the first and the last, counted from 1; None for none. From batch 1 on it begins at once.
-        run: gets the trace, ``plugins/profile/<time>/<host>.pt.trace.json.gz``, for Perfetto and chrome://tracing, and a text
-            that lists the operations that took longest.
+        run: gets what ``write_profile`` writes.
+        model: whose layers are told apart in it.
     """
 
-    def __init__(self, batches: tuple[int, int] | None, run: Run) -> None:
+    def __init__(self, batches: tuple[int, int] | None, run: Run, model: nn.Module) -> None:
         self._run = run
+        self._model = model
         self._first, self._last = batches or (0, 0)
         self._waits = batches is not None
         self._batches = self._steps = self._number = 0
         self._profile: profile | None = None
         self._mark: Any = None
+        self._marks: LayerMarks | None = None
         self._begin_if_due(0)
 
     @property
@@ -97,20 +95,20 @@ class BatchProfiler:
         profiled = self.stop()
         if profiled is None:
             return
+        layers = {} if self._marks is None else self._marks.layers
         last = min(self._number, self._last)
         try:
-            trace, listing = _trace(profiled), longest(profiled.key_averages(), self._first, last)
+            write_profile(self._run, profiled, layers, self._first, last)
         except Exception as error:
-            _warn(f"the profile of batches {self._first} to {last} is lost ({type(error).__name__}: {error})")
-            return
-        folder = time.strftime("%Y_%m_%d_%H_%M_%S")
-        host = re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
-        self._run.put(f"plugins/profile/{folder}/{host}.pt.trace.json.gz", trace)
-        self._run.write(last, ((LISTING_TAG, Text(listing)),))
+            _warn(
+                f"of the profile of batches {self._first} to {last} something is lost ({type(error).__name__}: {error})"
+            )
 
     def stop(self) -> profile | None:
         """Stops, if it runs; gives the profiler that has stopped."""
         stopped, self._profile, self._waits = self._profile, None, False
+        if self._marks is not None:
+            self._marks.remove()
         if stopped is not None:
             with suppress(Exception):
                 self._mark.__exit__(None, None, None)
@@ -150,20 +148,14 @@ class BatchProfiler:
             _warn(f"the profiler could not be started ({type(error).__name__}: {error})")
             return
         self._profile = started
+        self._marks = LayerMarks(self._model)
         self._mark_batch(number + 1)
 
     def _mark_batch(self, number: int) -> None:
         """Names what follows as torch's own profiler names a step, which is what viewers look for."""
         self._number = number
-        self._mark = record_function(f"ProfilerStep#{number}")
+        self._mark = record_function(f"{STEP}{number}")
         self._mark.__enter__()
-
-
-def _trace(profiled: profile) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "trace.json")
-        profiled.export_chrome_trace(str(path))
-        return gzip.compress(path.read_bytes(), 3)
 
 
 def _refused(value: object, wrong: str) -> InvalidValueError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
+from torchboard.profile.trace import STEP
 from torchboard.values.text import wide_table
 
 _ROWS = 25
-_STEP = "ProfilerStep"
+_STEP = STEP.rstrip("#")
+"""A profiler's averages have all steps in one row, of another name."""
 
 
-def longest(averages: Iterable[Any], first: int, last: int) -> str:
+def longest(averages: Iterable[Any], first: int, last: int, layers: Container[str] = ()) -> str:
     """The operations of some batches, those first that took longest by themselves.
 
     Times are of the device where one was busy, and of the host otherwise; ``self`` leaves out what an operation called.
@@ -20,8 +22,9 @@ def longest(averages: Iterable[Any], first: int, last: int) -> str:
         averages: ``key_averages()`` of a profiler.
         first: the first batch.
         last: the last one.
+        layers: names that are no operations, but of annotations around layers.
     """
-    rows = [row for row in averages if not row.key.startswith(_STEP)]
+    rows = [row for row in averages if not row.key.startswith(_STEP) and row.key not in layers]
     where = "device" if any(row.self_device_time_total for row in rows) else "cpu"
     own, whole = f"self_{where}_time_total", f"{where}_time_total"
     total = sum(getattr(row, own) for row in rows) or 1.0
