@@ -112,10 +112,10 @@ class Board:
 
 
 @contextmanager
-def tensorboard(log_dir: Path, loader: str, output: Path) -> Iterator[Board]:
+def tensorboard(log_dir: Path, loader: str, output: Path, python: str = sys.executable) -> Iterator[Board]:
     """TensorBoard on ``log_dir`` at a free port, with one of ``LOADERS``; what it prints goes to the file ``output``."""
     options = {"logdir": log_dir, "host": "127.0.0.1", "port": 0, "load_fast": LOADERS[loader], "reload_interval": 1}
-    command = [sys.executable, "-m", "tensorboard.main", *(f"--{name}={value}" for name, value in options.items())]
+    command = [python, "-m", "tensorboard.main", *(f"--{name}={value}" for name, value in options.items())]
     with output.open("wb") as stream:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=_environment()

@@ -22,6 +22,7 @@ __all__ = [
     "errors",
     "graph",
     "hparams",
+    "notebook",
     "read",
     "schedule",
     "summary",
@@ -37,7 +38,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from torchboard import errors, graph, hparams, schedule, summary
+    from torchboard import errors, graph, hparams, notebook, schedule, summary
     from torchboard.capture.options import Capture
     from torchboard.monitor import Monitor
     from torchboard.reader import read

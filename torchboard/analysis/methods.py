@@ -1,4 +1,4 @@
-"""The monitor's methods for what a classifier's predictions say about it."""
+"""The monitor's methods for what a model makes of a set of examples: predictions of a classifier, places in a space."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torchboard.analysis.predictions import predictions_of
 from torchboard.analysis.slices import run_names, slices_of
+from torchboard.capture.model_watch import ModelWatch
+from torchboard.capture.select import tag as tag_of
 from torchboard.errors import InvalidValueError
 from torchboard.phases import Phases
 from torchboard.tags import check_tag
@@ -25,6 +27,7 @@ class AnalysisMethods:
     epoch: int
     _writes: bool
     _phases: Phases
+    _watch: ModelWatch
 
     @property
     def phase_name(self) -> str:
@@ -77,6 +80,56 @@ class AnalysisMethods:
         pictures = None if images is None else pictures_of(images, targets, top_losses(predictions))
         if self._writes:
             self._phases.run(self.phase_name).write(self.epoch, report(tag, predictions, pictures))
+
+    def log_embeddings(
+        self,
+        layer: str,
+        inputs: torch.Tensor | tuple[torch.Tensor, ...] | Mapping[str, torch.Tensor],
+        labels: Sequence[Any] | None = None,
+        images: ArrayLike | None = None,
+        *,
+        header: Sequence[str] | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        """Where a layer puts a set of examples, as points in the Projector tab, in the current phase's run and epoch.
+
+        The model is run over the examples in evaluation mode and without gradients, unseen by everything that watches it,
+        and left as it was: flags, buffers, random state. A point is what the layer puts out in its first call, flat. It is
+        listed as ``activations/<layer>:<epoch>``, one for each epoch that this is called in. The caller waits for the
+        passes and for about 10 ns a number and 40 ns a pixel. On ranks that do not write no pass is made.
+
+        Args:
+            layer: its dotted name, such as ``"head"``; the class name is that of the model itself.
+            inputs: N examples as the model takes them, a tensor, a tuple of tensors or a dict of keyword -> tensor, on any
+                device; N is at most 100,000, what the page shows.
+            labels: of each example one, or with a ``header`` a list.
+            images: a small picture of each, [N, C, H, W], floats in 0..1 or integers in 0..255. Together they make a square of
+                8,192 pixels at most: 10,000 of 81 x 81.
+            header: a name for each column of the labels.
+            batch_size: examples in a pass.
+
+        Raises:
+            InvalidValueError: there is no such layer, a length or a shape does not fit, a number is not finite, or the
+                model's parameters are sharded. Nothing is written then.
+            ClosedError: the monitor was closed.
+            Exception: what the model raises.
+        """
+        from torchboard.analysis.layer_outputs import layer_outputs, named_layer
+        from torchboard.arrays import to_array
+        from torchboard.values.image import to_pixels
+        from torchboard.values.projector import Embedding, to_labels, to_points
+
+        self._check_open("log_embeddings")
+        with self._watch.looking_away() as watched:
+            module, model = named_layer(watched, layer)
+            if not self._writes:
+                return
+            outputs = layer_outputs(model, module, inputs, batch_size)
+        title = tag_of("activations", layer)
+        texts, names = (None, ()) if labels is None else to_labels(labels, header)
+        pictures = None if images is None else to_pixels(to_array(images), "NCHW")
+        points = to_points(title, outputs)
+        self._phases.run(self.phase_name).put_embeddings([Embedding(title, self.epoch, points, texts, names, pictures)])
 
     def log_slices(
         self,

@@ -16,8 +16,8 @@ import numpy as np
 from torchboard.cli.compaction import Source
 from torchboard.cli.damage import Damage, records
 from torchboard.cli.terminal import count
-from torchboard.cli.view import SAMPLES
 from torchboard.eventfile.names import MARK
+from torchboard.notebook import SAMPLES
 from torchboard.reader import Reader
 from torchboard.reader.index import RunIndex
 

@@ -12,18 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torchboard.errors import InvalidValueError, TorchboardError
+from torchboard.notebook import flags
 from torchboard.reader import read
-
-SAMPLES = {
-    "scalars": 10000,
-    "images": 1000,
-    "histograms": 1000,
-    "audio": 1000,
-    "text": 1000,
-    "pr_curves": 1000,
-    "mesh": 200,
-}
-"""Points of a tag that TensorBoard is told to keep, by plugin; more of them make its pages slow."""
 
 _PORT = 6006
 _TRIES = 100
@@ -47,9 +37,8 @@ def run(options: argparse.Namespace) -> int:
         raise TorchboardError(
             f"view {options.log_dir!r}", "TensorBoard is not installed", "run 'pip install tensorboard'"
         )
-    samples = ",".join(f"{plugin}={number}" for plugin, number in SAMPLES.items())
     port = _free_port(options.port)
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", log_dir, "--samples_per_plugin", samples]
+    command = [sys.executable, "-m", "tensorboard.main", *flags(log_dir)]
     with subprocess.Popen([*command, "--port", str(port), *options.rest]) as process, _handed_on(process):
         return _status(process)
 
