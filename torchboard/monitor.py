@@ -14,38 +14,38 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.analysis.methods import AnalysisMethods
-from torchboard.capture.clock import Clock
+from torchboard.capture.clock import Clock, check_samples
 from torchboard.capture.embeddings import EmbeddingLayers, Metadata
 from torchboard.capture.facts import run_facts
 from torchboard.capture.metrics import PhaseMetrics, check_metric
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
 from torchboard.capture.options import Capture, frequency
+from torchboard.capture.pooled import greeting, name_of
+from torchboard.capture.ranks import Ranks
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.weight_images import WeightImages
 from torchboard.errors import ClosedError, TorchboardWarning
 from torchboard.hparams.sessions import start_session
 from torchboard.hparams.trials import Choice, trial_of
-from torchboard.phases import Phases
+from torchboard.notebook import NotebookMethods
+from torchboard.phases import Phases, open_log
 from torchboard.profile.batches import Batches, BatchProfiler, batches_of
-from torchboard.resume import Progress, begin_log
-from torchboard.run import Run, check_run_name, open_run
+from torchboard.run import Run, check_run_name
 from torchboard.schedule import as_schedule
-from torchboard.sink.null import NullSink
 from torchboard.sink.protocol import Sink
 from torchboard.writer import SummaryWriter
 
 
-class Monitor(AnalysisMethods):
+class Monitor(AnalysisMethods, NotebookMethods):
     """Watches a model while it trains, and writes what TensorBoard shows.
 
     Runs are laid out as Keras lays them out: ``<log_dir>/train``, ``<log_dir>/validation``, so that their curves lie over
-    each other. In a distributed job, rank 0 watches and writes; on other ranks every call is accepted and does nothing.
+    each other. In a distributed job every rank makes a monitor and calls the same; rank 0's writes, for all of them.
 
     Args:
         model: the model that is trained, or a dict of several (a GAN's), whose keys then begin the names of their layers.
@@ -55,14 +55,15 @@ class Monitor(AnalysisMethods):
         optimizer: whose learning rate is logged before it has stepped. Optimizers are found when they step.
         histogram_freq: how many epochs lie between histograms and feature maps; 0 for none.
         write_graph: write the graph of the first training pass, its operations, its layers and what they cost, and to
-            the run of every other phase that of its first pass.
+            the run of every other phase that of its first pass; ``"step"`` for one of a training step too: with loss,
+            backward pass and optimizers, under the tag ``train_step``.
         write_images: with the histograms, write every weight as a picture, ``weights/<name>``: vectors, matrices, kernels.
         write_steps_per_second: log ``epoch_steps_per_second`` (validation left out) and, with batch metrics,
-            ``batch_steps_per_second``.
+            ``batch_steps_per_second``; and ``…_samples_per_second`` where ``log_batch`` is told the number of samples.
         update_freq: ``"epoch"``, or how many batches lie between ``batch_<metric>`` scalars; ``"batch"`` for each.
         profile_batch: the batch, counted from 1 as this monitor sees them, or the first and last of several, ``(5, 8)`` or
-            ``"5,8"``, that ``torch.profiler`` runs over: a trace for Perfetto below ``train/plugins/profile``, and the
-            longest operations in the Text tab.
+            ``"5,8"``, that ``torch.profiler`` runs over: a trace below ``train/plugins/profile`` for Perfetto and for
+            TensorBoard with ``xprof``, the longest operations in the Text tab, and scalars of each layer's time.
         embeddings_freq: how many epochs lie between the points of every ``nn.Embedding`` in the Projector tab; 0 for none.
         embeddings_metadata: a label for each of their rows: a list, the path of a file with a line each (with a header, if
             it has several columns, parted by tabs), or a dict of layer name -> either.
@@ -102,7 +103,7 @@ class Monitor(AnalysisMethods):
         *,
         optimizer: Optimizer | None = None,
         histogram_freq: int = 1,
-        write_graph: bool = True,
+        write_graph: bool | str = True,
         write_images: bool = False,
         write_steps_per_second: bool = False,
         update_freq: int | str = "epoch",
@@ -126,9 +127,9 @@ class Monitor(AnalysisMethods):
         self._steps = as_schedule(capture.every)
         self._write_steps_per_second = write_steps_per_second
         trial = trial_of(hparams, trial_id)
-        writes = _rank() == 0
-        before = begin_log(log_dir if sink is None else None, TRAIN, resume, writes)
-        self._run = _open(log_dir, before, on_error, sink if writes else NullSink())
+        self._ranks = Ranks(name_of(model), capture.rank_timeout, greeting(model))
+        writes = self._ranks.writes
+        self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
         self._metrics = PhaseMetrics()
         self.epoch = before.epochs
@@ -143,14 +144,14 @@ class Monitor(AnalysisMethods):
             capture,
             self._step_ended,
             optimizer=optimizer,
-            feature_maps=feature_maps,
-            graph=write_graph and writes,
+            feature_maps=feature_maps if writes else False,
+            graph=write_graph if writes else False,
         )
         if resume is not False:
             self._embeddings.go_on(self._run, before.epochs)
-        if write_images:
+        if write_images and writes:
             self._watch.add(WeightImages(model))
-        self._profiler = BatchProfiler(profiled if writes else None, self._run)
+        self._profiler = BatchProfiler(profiled if writes else None, self._run, model)
         self._release = weakref.finalize(self, _release, self._watch, self._run, self._profiler)
         if writes:
             options = {
@@ -166,7 +167,7 @@ class Monitor(AnalysisMethods):
 
     # ---- what a user calls
 
-    def log_batch(self, **metrics: Any) -> None:
+    def log_batch(self, samples: int | None = None, /, **metrics: Any) -> None:
         """Ends a batch of the current phase: its metrics count towards the epoch's means.
 
         Metrics are numbers, or tensors and arrays with one element, on any device; device tensors stay there until the
@@ -174,11 +175,17 @@ class Monitor(AnalysisMethods):
         ``batch_<name>``, counted from 1. Where the weights have changed since the last training step ended (by a compiled
         optimizer, say, or one that steps inside the backward pass, or by some of several), the batch ends one.
 
+        Args:
+            samples: how many samples the batch has, such as ``len(images)``, for ``samples_per_second`` (of this process)
+                beside ``steps_per_second``; it may be left out, and is given without a name.
+            metrics: name -> value.
+
         Raises:
             InvalidValueError: a metric is not one real number; nothing of the batch is counted then.
             ClosedError: the monitor was closed.
         """
         self._check_open("log_batch")
+        samples = check_samples(samples)
         checked = {name: check_metric(name, value) for name, value in metrics.items()}
         self._metrics.add(self.phase_name, checked)
         if self.phase_name != TRAIN:
@@ -186,10 +193,10 @@ class Monitor(AnalysisMethods):
         self._batch += 1
         if self._batches(self._batch):
             if self._write_steps_per_second:
-                checked = {**checked, "steps_per_second": self._clock.batch_rate()}
+                checked = {**checked, **self._clock.batch_rates(samples)}
             self._phases.write(TRAIN, "batch_{}", checked, self._batch)
         self._profiler.end_batch()
-        self._clock.batch()
+        self._clock.batch(samples)
         self._watch.end_batch()
 
     def log_epoch(self, **metrics: Any) -> None:
@@ -198,7 +205,8 @@ class Monitor(AnalysisMethods):
         Writes ``epoch_<name>`` for the means of the batch metrics and for the metrics given here (a key that starts with
         ``val_`` goes to the validation run, without the prefix; what is given wins over a mean),
         ``epoch_learning_rate``, ``evaluation_<name>_vs_iterations`` for those of validation, at the number of training steps,
-        and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0.
+        and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0. In a distributed job every rank
+        calls it; means are over the batches of all ranks, what is given is rank 0's, and rank 0 waits for the others.
 
         Raises:
             InvalidValueError: a metric is not one real number; the epoch is not ended then.
@@ -286,7 +294,7 @@ class Monitor(AnalysisMethods):
 
     def _begin_epoch(self) -> None:
         """The first step of an epoch that writes histograms is always captured."""
-        self._due = self._writes and self._histograms(self.epoch)
+        self._due = self._ranks.watches and self._histograms(self.epoch)
         self._clock.epoch()
         self._watch.arm(self._due)
 
@@ -299,21 +307,21 @@ class Monitor(AnalysisMethods):
 
     def _epoch_metrics(self, given: dict[str, float | Tensor]) -> dict[str, dict[str, float | Tensor]]:
         """Phase -> metrics of the epoch that ends: means, what the user gave, learning rates and speed."""
-        phases = self._metrics.take(given)
+        phases = self._metrics.take(given, self._ranks)
         train = phases[TRAIN]
         for suffix, rate in self._watch.learning_rates().items():
             train.setdefault(f"learning_rate{suffix}", check_metric("learning_rate", rate))
         if self._write_steps_per_second:
-            train.setdefault("steps_per_second", self._clock.epoch_rate())
+            phases[TRAIN] = {**self._clock.epoch_rates(), **train}
         return phases
 
     def _write_captured(self) -> None:
-        for phase, pending in self._watch.collect().items():
+        for phase, pending in self._watch.collect(self._ranks).items():
             self._phases.run(phase).write(self.epoch, (), pending=pending, droppable=True)
 
     def _write_graphs(self, last: bool = False) -> None:
         for phase, graph in self._watch.take_graphs(last):
-            self._phases.run(phase).write(0, (), pending=(graph,))
+            self._phases.run(phase).write(self.epoch, (), pending=(graph,))
 
     def _warn_of_errors(self) -> None:
         """Says once what a collector could not do; said here, so that nothing is ever raised from a forward pass."""
@@ -333,14 +341,3 @@ def _release(watch: ModelWatch, run: Run, profiler: BatchProfiler) -> None:
     profiler.stop()
     watch.release()
     run.close()
-
-
-def _open(log_dir: str | os.PathLike[str] | None, before: Progress, on_error: str, sink: Sink | None) -> Run:
-    if sink is None:
-        return open_run(log_dir, TRAIN, purge_step=before.purge_step, exclusive=True, on_error=on_error)
-    return Run(sink, TRAIN)
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

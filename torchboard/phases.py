@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
+
 from torch import Tensor
 
 from torchboard.capture.metrics import VALIDATION, scalars
-from torchboard.run import Run
+from torchboard.capture.ranks import Ranks
+from torchboard.capture.recorder import TRAIN
+from torchboard.resume import Progress, begin_log
+from torchboard.run import Run, open_run
+from torchboard.sink.null import NullSink
+from torchboard.sink.protocol import Sink
 
 
 class Phases:
@@ -48,3 +57,34 @@ class Phases:
             self.write(VALIDATION, "evaluation_{}_vs_iterations", found, steps)
         for phase, values in metrics.items():
             self.write(phase, "epoch_{}", values, epoch)
+
+
+def open_log(
+    log_dir: str | os.PathLike[str] | None, resume: bool | int, on_error: str, sink: Sink | None, ranks: Ranks
+) -> tuple[Run, Progress]:
+    """The training run of a monitor, and how far its log has come: on every rank what rank 0 finds.
+
+    Raises:
+        InvalidValueError, RunError, OSError: as ``begin_log`` and ``open_run``.
+    """
+    before = _begin(log_dir if sink is None else None, resume, ranks)
+    if not ranks.writes:
+        return Run(NullSink(), TRAIN), before
+    if sink is None:
+        return open_run(log_dir, TRAIN, purge_step=before.purge_step, exclusive=True, on_error=on_error), before
+    return Run(sink, TRAIN), before
+
+
+def _begin(log_dir: str | os.PathLike[str] | None, resume: bool | int, ranks: Ranks) -> Progress:
+    said = b""
+    if resume is not False and not ranks.writes:
+        said = ranks.from_first("progress", b"")
+    if said:
+        return Progress(**json.loads(said))
+    try:
+        before = begin_log(log_dir, TRAIN, resume, ranks.writes)
+        said = json.dumps(asdict(before)).encode()
+    finally:
+        if resume is not False and ranks.writes:
+            ranks.from_first("progress", said)
+    return before

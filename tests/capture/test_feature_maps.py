@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from torchboard.capture.feature_maps import FeatureMaps, feature_grid, first_example
+from torchboard.capture.feature_maps import FeatureMaps, first_example
 from torchboard.capture.options import Capture
-from torchboard.values import Event
+from torchboard.values import Event, Image
 
 
 class Net(nn.Module):
@@ -23,8 +24,13 @@ class Net(nn.Module):
         return self.up(self.drop(self.norm(self.conv(x)).relu()))
 
 
-def pictures(maps):
-    return {tag: value.pixels.shape for tag, value in Event(0, 0.0, (), "", tuple(maps.collect())).settled().pairs}
+def collected(model, *inputs, options=None, **named):
+    """Tag -> what one pass of the inputs shows."""
+    maps = FeatureMaps(model, options or Capture(), None)
+    maps.keep(inputs, named)
+    values = dict(Event(0, 0.0, (), "", tuple(maps.collect())).settled().pairs)
+    assert maps.error is None
+    return values
 
 
 def test_each_convolution_shows_its_maps_of_the_first_training_example():
@@ -33,7 +39,9 @@ def test_each_convolution_shows_its_maps_of_the_first_training_example():
     maps.arm(True)
     assert maps.collect() == []
     net(torch.randn(4, 1, 8, 8))
-    assert pictures(maps) == {"feature_maps/conv": (1, 61, 92, 3), "feature_maps/up": (1, 32, 65, 3)}
+    (snapshot,) = maps.collect()
+    assert dict(snapshot.plugins) == {"feature_maps/conv": "images", "feature_maps/up": "images"}
+    assert [image.description for _, image in snapshot.settle()] == ["6 channels, 6 x 6", "2 channels, 8 x 8"]
     assert not net._forward_pre_hooks and not net.conv._forward_hooks
 
 
@@ -51,18 +59,39 @@ def test_the_probe_stays_the_first_example_of_the_first_batch():
     assert np.allclose(map_, (first * net[0].weight.detach()[0, 0]).numpy())
 
 
+class Attentive(nn.Module):
+    """All that a pass is watched for: convolutions, attention, dropout, running means."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+        self.layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)])
+
+    def forward(self, x):
+        return self.layers[0](self.net(x).flatten(1, 2))
+
+
 def test_a_pass_of_the_probe_leaves_modes_buffers_and_random_state_as_they_were():
-    net = Net()
-    net.norm.eval()
-    maps = FeatureMaps(net, Capture(), torch.randn(1, 1, 8, 8))
-    state = {name: value.clone() for name, value in net.state_dict().items()}
-    modes = [module.training for module in net.modules()]
+    model = Attentive()
+    model.net.norm.eval()
+    maps = FeatureMaps(model, Capture(), torch.randn(1, 1, 8, 8))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
     random = torch.random.get_rng_state()
-    assert len(pictures(maps)) == 2
-    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
-    assert [module.training for module in net.modules()] == modes
+    (snapshot,) = maps.collect()
+    assert set(snapshot.tags) == {
+        "feature_maps/net/conv",
+        "feature_maps/net/up",
+        "feature_maps/layers/0",
+        "attention/layers/0/self_attn",
+    }
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.overrides._get_current_function_mode_stack() == []
+    assert torch.utils._python_dispatch._get_current_dispatch_mode_stack() == []
 
 
 def test_a_model_that_cannot_run_on_the_probe_is_left_in_peace():
@@ -75,10 +104,10 @@ def test_a_model_that_cannot_run_on_the_probe_is_left_in_peace():
     net = WantsTargets()
     maps = FeatureMaps(net, Capture(), torch.randn(1, 1, 8, 8))
     assert maps.collect() == [] and str(maps.error) == "targets"
-    assert net.training and not net.conv._forward_hooks
+    assert net.training and not any(module._forward_hooks for module in net.modules())
 
 
-def test_a_model_without_convolutions_gets_no_hook():
+def test_a_model_with_nothing_to_show_gets_no_hook():
     net = nn.Linear(2, 2)
     maps = FeatureMaps(net, Capture(), None)
     maps.arm(True)
@@ -93,18 +122,133 @@ def test_the_first_example_is_cut_out_of_all_that_is_as_long_as_the_batch():
     assert {name: tuple(value.shape) for name, value in kwargs.items()} == {"mask": (1,), "table": (7, 2), "scale": ()}
 
 
-def test_each_map_is_scaled_by_itself_and_odd_values_are_drawn_dark():
-    maps = np.stack(
-        [
-            np.arange(4.0).reshape(2, 2),
-            100 + np.arange(4.0).reshape(2, 2),
-            np.full((2, 2), 5.0),
-            np.full((2, 2), np.nan),
-        ]
-    )
-    maps[0, 0, 1] = np.inf
-    sheet = feature_grid(maps)
-    assert sheet.shape == (65, 65, 3) and sheet.dtype == np.uint8
-    bright, dark = [253, 231, 36], [68, 1, 84]
-    assert sheet[31, 31].tolist() == bright and sheet[31, 64].tolist() == bright
-    assert all(sheet[row, column].tolist() == dark for row, column in ((0, 0), (0, 33), (33, 0), (33, 33), (0, 31)))
+class Patches(nn.Module):
+    """A vision transformer in small: 12 patches of 3 x 4, a class token before them."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+
+        def forward(self, x):
+            return x + self.mlp(x)
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 2, stride=2)
+        self.blocks = nn.Sequential(self.Block(), self.Block())
+
+    def forward(self, x):
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        return self.blocks(torch.cat([torch.zeros_like(tokens[:, :1]), tokens], 1))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 2, stride=2)
+        self.blocks = nn.ModuleList([Patches.Block()])
+
+    def forward(self, x):
+        return self.blocks[0](self.embed(x).permute(0, 2, 3, 1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, batch_first):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 5, batch_first=batch_first)
+
+    def forward(self, x):
+        return self.lstm(x if self.lstm.batch_first else x.transpose(0, 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "drawn"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 40, 3)), (2, 1502), {"0": "40 channels (down) x 1500 places (across)"}),
+        (nn.Sequential(nn.Conv2d(1, 70, 1)), (1, 200, 10), {"0": "the first 64 of 70 channels, 200 x 10"}),
+        (
+            nn.Sequential(nn.Conv3d(1, 20, 1)),
+            (1, 30, 4, 5),
+            {"0": "the first 12 of 20 channels, a row each, 30 x 4 x 5"},
+        ),
+        (nn.Sequential(nn.Conv3d(1, 20, 1)), (1, 1, 4, 5), {"0": "20 channels, 4 x 5"}),
+        (
+            Patches(),
+            (1, 6, 8),
+            {"embed": "8 channels, 3 x 4", "blocks/0": "8 features, 3 x 4", "blocks/1": "8 features, 3 x 4"},
+        ),
+        (ChannelsLast(), (1, 6, 8), {"embed": "8 channels, 3 x 4", "blocks/0": "8 features, 3 x 4"}),
+        (Recurrent(True), (7, 3), {"lstm": "7 tokens (down) x 5 features (across)"}),
+        (Recurrent(False), (7, 3), {"lstm": "7 tokens (down) x 5 features (across)"}),
+    ],
+)
+def test_every_kind_of_output_is_drawn_in_a_form_of_its_own(model, example, drawn):
+    values = collected(model, torch.randn(3, *example))
+    assert {tag: value.description.split(";")[0] for tag, value in values.items()} == {
+        f"feature_maps/{name}": heading for name, heading in drawn.items()
+    }
+    assert all(isinstance(value, Image) and value.pixels.shape[3] == 3 for value in values.values())
+
+
+def test_what_is_averaged_or_sampled_before_the_copy_is_said():
+    (image,) = collected(nn.Sequential(nn.Conv2d(1, 70, 1)), torch.randn(3, 1, 200, 10)).values()
+    assert image.description.endswith("; a pixel is the mean of 3 x 3")
+    (image,) = collected(Recurrent(True), torch.randn(3, 1100, 3)).values()
+    assert image.description.endswith("; every 3rd of the tokens")
+
+
+def test_maps_are_averaged_over_squares_and_slices_are_spread_over_the_depth():
+    class Same(nn.Conv3d):
+        def forward(self, x):
+            return x
+
+    model = nn.Sequential(Same(1, 1, 1))
+    maps = FeatureMaps(model, Capture(), torch.arange(20.0)[None, None, :, None, None].expand(1, 2, 20, 160, 80))
+    (snapshot,) = maps.collect()
+    (slices,) = snapshot.copy.wait()
+    assert slices.shape == (2, 8, 80, 40)
+    assert slices[0, :, 0, 0].tolist() == list(snapshot.sheets[0].slices) == [1, 3, 6, 8, 11, 13, 16, 18]
+
+
+def test_tokens_of_patches_lie_where_the_patches_are():
+    class Row(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Identity()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(1, 1, 1)
+            self.blocks = nn.ModuleList([Row()])
+
+        def forward(self, x):
+            self.embed(x)
+            return self.blocks[0](torch.arange(26.0).reshape(1, 13, 2))
+
+    maps = FeatureMaps(Tokens(), Capture(), torch.randn(1, 1, 3, 4))
+    (snapshot,) = maps.collect()
+    planes = snapshot.copy.wait()[snapshot.tags.index("feature_maps/blocks/0")]
+    assert planes[1].tolist() == [[3.0, 5.0, 7.0, 9.0], [11.0, 13.0, 15.0, 17.0], [19.0, 21.0, 23.0, 25.0]]
+
+
+def test_of_many_layers_a_hundred_are_drawn_unless_they_are_named_and_a_text_says_so_once():
+    model = nn.Sequential(*(nn.Conv1d(1, 1, 1) for _ in range(150)))
+    maps = FeatureMaps(model, Capture(), torch.randn(1, 1, 3))
+    snapshot, text = maps.collect()
+    assert len(snapshot.tags) == 100 and snapshot.tags[:3] == ("feature_maps/0", "feature_maps/1", "feature_maps/3")
+    ((tag, value),) = text.settle()
+    assert tag == "monitor/left_out/feature_maps" and "100 of 150" in value.markdown
+    assert len(maps.collect()) == 1
+    (snapshot,) = FeatureMaps(model, Capture(include=nn.Conv1d), torch.randn(1, 1, 3)).collect()
+    assert len(snapshot.tags) == 150
+
+
+def test_what_is_not_selected_is_not_drawn():
+    model = Attentive()
+    shown = collected(model, torch.randn(2, 1, 8, 8), options=Capture(exclude=["*.self_attn", "net.up"]))
+    assert set(shown) == {"feature_maps/net/conv", "feature_maps/layers/0"}

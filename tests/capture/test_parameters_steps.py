@@ -22,20 +22,23 @@ class Watch:
         self.calls = []
         self.watcher = StepWatcher(model, self.before, self.after, optimizer)
 
-    def before(self, optimizer):
-        self.calls.append(("before", optimizer))
+    def before(self, optimizer, closure):
+        self.calls.append(("before", optimizer, closure))
 
-    def after(self, optimizer):
-        self.calls.append(("after", optimizer))
+    def after(self, optimizer, closure):
+        self.calls.append(("after", optimizer, closure))
 
 
 def backward(model):
     model(torch.randn(4, 3)).pow(2).sum().backward()
 
 
+def values(parameters):
+    return dict(Event(0, 0.0, (), "", tuple(parameters.collect())).settled().pairs)
+
+
 def histograms(parameters):
-    pairs = Event(0, 0.0, (), "", tuple(parameters.collect())).settled().pairs
-    return {tag: value.buckets for tag, value in pairs}
+    return {tag: value.buckets for tag, value in values(parameters).items() if value.plugin == "histograms"}
 
 
 def test_gradients_updates_and_parameters_are_exact_at_their_ends():
@@ -98,7 +101,7 @@ def test_only_optimizers_that_hold_a_parameter_of_the_model_are_reported():
     for item, optimizer in ((model, ours), (other, theirs)):
         backward(item)
         optimizer.step()
-    assert watch.calls == [("before", ours), ("after", ours)]
+    assert watch.calls == [("before", ours, False), ("after", ours, False)]
     assert watch.watcher.live_optimizers() == [ours]
 
 
@@ -149,3 +152,17 @@ def test_learning_rates_are_told_apart_by_group_and_optimizer():
     assert learning_rates([rates(0.1, 0.2, names=("body", "head"))]) == {"_body": 0.1, "_head": 0.2}
     assert learning_rates([rates(0.1), rates(0.2)]) == {"_SGD": 0.1, "_SGD_2": 0.2}
     assert learning_rates([]) == {}
+
+
+def test_a_step_that_raised_leaves_no_update_behind():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    parameters = Parameters(model, Capture(parameters=False))
+    parameters.arm(True)
+    for raises in (True, False):
+        backward(model)
+        parameters.before_step(optimizer)
+        if not raises:
+            optimizer.step()
+            parameters.after_step(optimizer)
+    assert histograms(parameters)["updates/weight"][:, 2].sum() == 6

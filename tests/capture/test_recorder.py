@@ -265,7 +265,7 @@ def test_elements_that_are_not_finite_are_counted_beside_the_histogram():
         ({"include": nn.Linear}, {"head"}),
         ({"include": [nn.Linear, "body.1"]}, {"body/1", "head"}),
         ({"exclude": lambda name, module: "body" in name}, {"Net", "head"}),
-        ({"max_layers": 2}, {"Net", "body/0"}),
+        ({"max_layers": 2}, {"Net", "head"}),
     ],
     ids=["glob", "type", "both", "predicate", "bound"],
 )
@@ -282,6 +282,23 @@ def test_layers_can_be_chosen(options, names):
 def test_bad_options_are_refused_at_the_call(options):
     with pytest.raises(InvalidValueError):
         Capture(**options)
+
+
+@pytest.mark.parametrize("most", [0, 255, -1, 4096.0, True, "many"])
+def test_a_sample_of_no_blocks_is_refused_with_what_to_do(most):
+    with pytest.raises(InvalidValueError, match="max_elements=.*blocks of 256.*such as 262144"):
+        Capture(max_elements=most)
+
+
+def test_large_outputs_are_sampled_if_that_is_asked_for_and_the_card_says_so():
+    net = nn.Sequential(nn.Linear(4, 1000), nn.Linear(1000, 2))
+    recorder = armed(net, max_elements=4096)
+    net(torch.randn(50, 4)).sum().backward()
+    pairs = dict(Event(0, 0.0, (), "", tuple(recorder.collect("train"))).settled().pairs)
+    for kind in ("activations", "activation_gradients"):
+        sampled, whole = pairs[f"{kind}/0"], pairs[f"{kind}/1"]
+        assert sampled.buckets[:, 2].sum() == 4096 and whole.buckets[:, 2].sum() == 100
+        assert sampled.description == "a sample of 4,096 of 50,000 elements, in blocks of 256" and not whole.description
 
 
 def test_a_fault_of_ours_never_leaves_a_hook(monkeypatch):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor, init_device_mesh
 
 from torchboard import MemorySink, Monitor
-from torchboard.capture.weight_images import WeightImages, scale_of, shown, weight_picture
+from torchboard.capture.sheets import Kernels, Planes, Table, Vector
+from torchboard.capture.weight_images import WeightImages, shown
 from torchboard.values import Event
 
 
@@ -34,87 +34,73 @@ def pictures(model):
     return dict(Event(0, 0.0, (), "", tuple(WeightImages(model).collect())).settled().pairs)
 
 
-def is_red(pixel):
-    return int(pixel[0]) > int(pixel[2]) + 50
-
-
-def is_blue(pixel):
-    return int(pixel[2]) > int(pixel[0]) + 50
-
-
 def test_weights_of_every_number_of_axes_are_drawn_and_all_that_can_be():
-    drawn = pictures(Zoo())
-    assert set(drawn) == {
-        *(f"weights/{name}/{part}" for name in ("one", "two", "grey", "three", "line") for part in ("weight", "bias")),
-        "weights/words/weight",
-        "weights/half/weight",
+    drawn = {tag.removeprefix("weights/"): image.description for tag, image in pictures(Zoo()).items()}
+    assert drawn == {
+        "one/weight": "5 outputs, 3 x 4",
+        "one/bias": "5 numbers, row by row",
+        "two/weight": "8 outputs, 3 inputs; kernels of 3 x 3, those of an output side by side",
+        "two/bias": "8 numbers, row by row",
+        "grey/weight": "9 outputs, 3 x 3",
+        "grey/bias": "9 numbers, row by row",
+        "three/weight": "4 outputs, 4 inputs x 2; kernels of 3 x 3, those of an output side by side",
+        "three/bias": "4 numbers, row by row",
+        "line/weight": "10 rows (down) x 6 columns (across)",
+        "line/bias": "10 numbers, row by row",
+        "words/weight": "20 rows (down) x 7 columns (across)",
+        "half/weight": "2 rows (down) x 2 columns (across)",
     }
-    assert all(image.pixels.shape[3] == 3 and image.pixels.shape[0] == 1 for image in drawn.values())
 
 
 @pytest.mark.parametrize(
-    ("shape", "place"),
-    [((4, 6), (1, 2)), ((3, 2, 5, 5), (2, 1, 4, 0)), ((9, 1, 3, 3), (4, 0, 2, 2)), ((5, 3, 4), (3, 2, 3))],
+    ("shape", "kind", "kept"),
+    [
+        ((70_000,), Vector, (1, 65_536)),
+        ((4, 6), Table, (4, 6)),
+        ((2000, 700), Table, (500, 350)),
+        ((1, 4, 6), Table, (4, 6)),
+        ((100, 3, 5), Planes, (64, 3, 5)),
+        ((9, 1, 3, 3), Planes, (9, 3, 3)),
+        ((100, 90, 3, 3), Kernels, (64, 64, 3, 3)),
+        ((100, 3, 2, 3, 3), Kernels, (64, 6, 3, 3)),
+    ],
 )
-def test_one_positive_number_is_the_one_red_place_and_a_negative_one_the_blue(shape, place):
-    for sign, is_hue, is_other in ((1.0, is_red, is_blue), (-1.0, is_blue, is_red)):
-        weight = torch.zeros(shape)
-        weight[place] = sign
-        picture = weight_picture(shown(weight).numpy(), 1.0)
-        hues = np.apply_along_axis(is_hue, 2, picture)
-        rows, columns = np.nonzero(hues)
-        side = rows.max() - rows.min() + 1
-        assert hues.sum() == side * side and columns.max() - columns.min() + 1 == side
-        assert not np.apply_along_axis(is_other, 2, picture).any()
-        row, column = rows.min() // side, columns.min() // side
-        if len(shape) == 2:
-            assert (row, column) == place
+def test_what_is_copied_is_bounded_whatever_the_shape(shape, kind, kept):
+    sheet, part = shown(torch.zeros(shape))
+    assert type(sheet) is kind and part.shape == kept
 
 
-def test_kernels_have_a_row_for_each_output_and_a_column_for_each_input():
-    weight = torch.zeros(3, 2, 2, 2)
-    weight[2, 1] = 1.0
-    picture = weight_picture(shown(weight).numpy(), 1.0)
-    rows, columns = np.nonzero(np.apply_along_axis(is_red, 2, picture))
-    height, width = (picture.shape[0] + 2) // 3, (picture.shape[1] + 2) // 2
-    assert {(row // height, column // width) for row, column in zip(rows, columns)} == {(2, 1)}
+def test_of_a_large_matrix_numbers_from_all_over_it_are_drawn_and_the_picture_says_which():
+    matrix = torch.arange(2000.0)[:, None] * 10_000 + torch.arange(700)
+    sheet, part = shown(matrix)
+    assert part[3, 5] == 4 * 3 * 10_000 + 2 * 5 and part[-1, -1] == 1996 * 10_000 + 698
+    assert sheet.heading == [
+        "2000 rows (down) x 700 columns (across)",
+        "every 4th of the rows, every 2nd of the columns",
+    ]
 
 
-def test_a_vector_is_a_strip_that_is_broken_where_it_is_long():
-    short = weight_picture(shown(torch.tensor([-1.0, 0.0, 1.0])).numpy(), 1.0)
-    assert short.shape == (8, 24, 3)
-    assert is_blue(short[0, 0]) and is_red(short[7, 23])
-    long = weight_picture(shown(torch.ones(1025)).numpy(), 1.0)
-    assert long.shape == (24, 342, 3)
-    assert is_red(long[-1, -2]) and (long[-1, -1] == 255).all()
+def test_slices_of_a_volume_kernel_stand_beside_each_other_for_each_input():
+    weight = torch.zeros(2, 3, 4, 5, 5)
+    weight[1, 2, 1] = 1.0
+    _, part = shown(weight)
+    assert part.shape == (2, 12, 5, 5) and part.abs().sum((2, 3)).nonzero().tolist() == [[1, 2 * 4 + 1]]
 
 
-def test_one_huge_number_does_not_take_the_colour_from_the_others():
-    weight = np.random.default_rng(0).normal(size=(30, 30))
-    weight[3, 4] = 1e30
-    assert 1.0 < scale_of(weight) < 5.0
-    picture = weight_picture(weight, scale_of(weight))
-    assert np.apply_along_axis(is_blue, 2, picture).mean() > 0.1
+def test_of_very_many_parameters_vectors_are_left_out_first_and_a_text_says_so_once():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(200)))
+    images = WeightImages(model)
+    snapshot, text = images.collect()
+    assert len(snapshot.tags) == 200 and all(tag.endswith("/weight") for tag in snapshot.tags)
+    ((tag, value),) = text.settle()
+    assert tag == "monitor/left_out/weights" and "200 of 400" in value.markdown
+    assert len(images.collect()) == 1
 
 
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), -float("inf"), 3.0e38, 5e-324])
-def test_odd_numbers_are_drawn_without_complaint(value):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        part = np.full((2, 3), value)
-        part[0, 0] = 0.0
-        picture = weight_picture(part, scale_of(part))
-    if value != value:
-        assert tuple(picture[-1, -1]) == (0, 160, 0)
-
-
-def test_large_weights_are_cut_on_their_device_and_the_caption_says_so():
-    (snapshot,) = WeightImages(nn.Linear(3000, 2000, bias=False)).collect()
-    assert snapshot.nbytes == 512 * 512 * 4
-    ((_, image),) = snapshot.settle()
-    assert image.pixels.shape == (1, 512, 512, 3)
-    assert image.description.startswith("2000 x 3000, the first 512 x 512 of it, from -")
-    assert shown(torch.zeros(100, 100, 2, 3, 3)).shape == (64, 64, 3, 3)
+def test_where_there_are_many_pictures_large_matrices_are_drawn_smaller():
+    few, many = (nn.Sequential(*(nn.Linear(512, 1) for _ in range(count)), nn.Linear(512, 512)) for count in (2, 60))
+    sizes = [WeightImages(model).collect()[0].copy.wait()[-2].shape for model in (few, many)]
+    assert sizes == [(512, 512), (256, 256)]
 
 
 def test_a_picture_shows_the_weights_as_they_were_when_collected():
@@ -123,8 +109,20 @@ def test_a_picture_shows_the_weights_as_they_were_when_collected():
     (snapshot,) = WeightImages(layer).collect()
     with torch.no_grad():
         layer.weight.fill_(-1.0)
-    ((tag, image),) = snapshot.settle()
-    assert tag == "weights/weight" and is_red(image.pixels[0, 0, 0])
+    assert snapshot.copy.wait()[0].tolist() == [[1.0]]
+
+
+def test_sharded_weights_are_left_out_and_named(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        model = nn.Linear(2, 3)
+        mesh = init_device_mesh("cpu", (1,))
+        model.weight = nn.Parameter(DTensor.from_local(model.weight.detach(), mesh))
+        drawn = pictures(model)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert set(drawn) == {"weights/bias", "monitor/left_out/weights"}
+    assert "`weight`" in drawn["monitor/left_out/weights"].markdown
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -136,3 +134,10 @@ def test_the_monitor_writes_them_in_epochs_of_histograms_if_asked(asked):
             monitor.log_epoch(loss=1.0)
     steps = [step for step, _ in sink.series("weights/0/weight", "train")]
     assert steps == ([0, 2] if asked else [])
+
+
+def test_every_picture_has_room_for_its_words():
+    for tag, image in pictures(Zoo()).items():
+        picture = image.pixels[0]
+        assert (picture[:, -2:] == 255).all() and (picture[-2:] == 255).all(), tag
+        assert np.ptp(picture) > 200, tag

@@ -20,7 +20,7 @@ from torchboard.capture.select import tag
 from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
-from torchboard.graph.module_names import module_names
+from torchboard.graph.module_names import class_name, module_names
 from torchboard.run import Run
 from torchboard.values.projector import CONFIG, Embedding, entries, to_labels, to_points
 
@@ -46,7 +46,7 @@ class EmbeddingLayers:
         InvalidValueError: there is no such layer, a layer has another number of rows, or a file cannot be read.
 
     Attributes:
-        error: why an embedding could not be written, if one could not: its numbers are not finite, say.
+        error: why an embedding could not be written, if one could not: its numbers are not finite, or it is sharded, say.
     """
 
     def __init__(self, model: nn.Module, metadata: Metadata | Mapping[str, Metadata] | None) -> None:
@@ -67,7 +67,16 @@ class EmbeddingLayers:
 
     def write(self, run: Run, step: int) -> None:
         """Puts the files of each layer below the run, ``<step>/embeddings%2f<layer>``, and lists them."""
-        weights = {name: local for name, weight in self._weights() if (local := measurable(weight)) is not None}
+        weights = {}
+        for name, weight in self._weights():
+            if hasattr(weight, "to_local"):
+                self.error = InvalidValueError(
+                    f"embedding {name!r}",
+                    "its rows are sharded over ranks",
+                    "add_embedding(weight.full_tensor()) on all",
+                )
+            elif (local := measurable(weight)) is not None:
+                weights[name] = local
         copy = HostCopy([weight[:MAX_POINTS] for weight in weights.values()])
         embeddings = []
         for name, points in zip(weights, copy.wait()):
@@ -82,7 +91,7 @@ class EmbeddingLayers:
     def _weights(self) -> Iterable[tuple[str, Tensor]]:
         for module, name in module_names(self._model).items():
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-                yield name or type(module).__name__, module.weight
+                yield name or class_name(module), module.weight
 
 
 def _by_layer(metadata: Metadata | Mapping[str, Metadata] | None, rows: Mapping[str, int]) -> dict[str, Metadata]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from torchboard.graph.module_names import parameter_names, unwrapped
 from torchboard.values import Text, Value
@@ -49,7 +50,7 @@ class RunFacts:
 
 def run_facts(model: nn.Module, options: Mapping[str, object]) -> RunFacts:
     """What is to be known of a run that starts now; ``options`` are those that differ from their defaults, or all."""
-    parameters = [parameter for _, parameter in parameter_names(model)]
+    parameters = [parameter for _, parameter in parameter_names(model) if not is_lazy(parameter)]
     rows = {
         "model": type(unwrapped(model)).__name__,
         "parameters": f"{sum(parameter.numel() for parameter in parameters):,}",

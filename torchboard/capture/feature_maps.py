@@ -1,37 +1,47 @@
-"""What each convolution makes of one fixed example, as a picture an epoch."""
+"""What the layers make of one fixed example, as pictures, and where attention looks, an epoch at a time.
+
+Shown are convolutions, the blocks of transformers and recurrent layers (``torchboard.capture.views`` says how), and every
+attention (``torchboard.capture.attention``). It costs one forward pass of one example in evaluation mode, a small copy a
+picture, and at most 100 pictures of each kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from torchboard.capture.attention import AttentionMode, WholeFunctions
+from torchboard.capture.figures import Figures
+from torchboard.capture.left_out import left_out
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
-from torchboard.capture.select import layers, tag
-from torchboard.capture.snapshot import HostCopy, Snapshot
-from torchboard.capture.tensors import measurable
-from torchboard.capture.tiles import palette, tiles
+from torchboard.capture.pictures import PictureSnapshot
+from torchboard.capture.select import layers, spread, tag
+from torchboard.capture.sheets import Heads, Sheet
+from torchboard.capture.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass
-from torchboard.values import Image, Value
 
-_MAX_MAPS = 64
-"""Channels shown of one layer: the first ones."""
+_MAX_PICTURES = 100
+"""Layers shown, evenly spread, and attentions, where the options do not name layers."""
 
 
 class FeatureMaps:
-    """Runs the model on a probe at the end of an epoch and keeps what its convolutions put out.
+    """Runs the model on a probe at the end of an epoch and keeps what its layers put out.
 
     The probe is the first example of the first batch that the model sees in training, or one that is given. The pass
     runs in evaluation mode without gradients and leaves modes, buffers and the random state as they were; a model that
     cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``.
 
     Args:
-        model: its two-dimensional convolutions are shown.
+        model: its convolutions, blocks and attentions are shown.
         options: which layers; the same selection as for activations.
         probe: the model's input, a batch of one; None to take it from the first training batch.
     """
@@ -41,7 +51,8 @@ class FeatureMaps:
         self._model = model
         self._options = options
         self._probe: tuple[tuple, dict] | None = None if probe is None else ((probe.detach().clone(),), {})
-        self._wanted = probe is None and bool(self._convolutions())
+        self._wanted = probe is None and (bool(self._shown()) or any(map(_attends, model.modules())))
+        self._told = False
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     @property
@@ -67,25 +78,100 @@ class FeatureMaps:
         except Exception as error:
             self.error = error
 
-    def collect(self) -> list[FeatureMapSnapshot]:
-        """One forward pass of the probe; the maps are on their way to the host, one snapshot for all layers."""
+    def collect(self) -> list[PictureSnapshot | Figures]:
+        """One forward pass of the probe; the numbers are on their way to the host, one snapshot for all pictures."""
         if self._probe is None or self.error is not None:
             return []
-        maps: dict[str, Tensor] = {}
-        handles = [module.register_forward_hook(_Keep(maps, name)) for name, module in self._convolutions()]
+        seen = _Pass({module: name for name, module in layers(self._model, self._options)})
         try:
-            quiet_pass(self._model, *self._probe)
+            with seen.watching(self._model, self._shown()):
+                quiet_pass(self._model, *self._probe)
         except Exception as error:
             self.error = error
             return []
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [FeatureMapSnapshot(tuple(maps), HostCopy(list(maps.values())))] if maps else []
+        pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
+        return pictures + self._tell(seen.attentions)
 
-    def _convolutions(self) -> list[tuple[str, nn.Module]]:
-        kinds = (nn.Conv2d, nn.ConvTranspose2d)
-        return [(name, module) for name, module in layers(self._model, self._options) if isinstance(module, kinds)]
+    def _drawable(self) -> list[tuple[str, nn.Module]]:
+        blocks = blocks_of(self._model)
+        found = layers(self._model, self._options)
+        return [(name, module) for name, module in found if isinstance(module, CONVOLUTIONS) or module in blocks]
+
+    def _shown(self) -> list[tuple[str, nn.Module]]:
+        found = self._drawable()
+        return found if self._options.include is not None else spread(found, _MAX_PICTURES)
+
+    def _tell(self, attentions: int) -> list[Figures]:
+        """What is left out, once."""
+        told, self._told = self._told, True
+        drawn, count = len(self._shown()), len(self._drawable())
+        if told or drawn == count and attentions < _MAX_PICTURES:
+            return []
+        attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
+        return left_out("feature_maps", f"{drawn} of {count} layers are drawn, evenly spread{attended}")
+
+
+@dataclass
+class _Pass:
+    """What one pass of the probe shows.
+
+    Attributes:
+        names: the layers that may be shown.
+        views: tag -> how it is drawn, and the numbers.
+        running: the layers that are running, by name, the innermost last; empty for those that may not be shown.
+        patches: height and width of the last planes that a convolution made.
+    """
+
+    names: dict[nn.Module, str]
+    views: dict[str, tuple[Sheet, Tensor]] = field(default_factory=dict)
+    running: list[tuple[str, bool]] = field(default_factory=list)
+    patches: tuple[int, int] | None = None
+    attentions: int = 0
+
+    @contextmanager
+    def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+        """Hooks on the layers, and the modes that see attention, for one pass."""
+        mode = AttentionMode(self.see_attention)
+        with ExitStack() as stack:
+            for module in module_names(model):
+                if not isinstance(module, torch.jit.ScriptModule):
+                    name = self.names.get(module, "")
+                    stack.callback(module.register_forward_pre_hook(_Begin(self, name)).remove)
+                    stack.callback(module.register_forward_hook(_End(self), always_call=True).remove)
+            for name, module in shown:
+                stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
+            stack.enter_context(mode)
+            stack.enter_context(WholeFunctions())
+            yield
+        if mode.error is not None:
+            raise mode.error
+
+    def see(self, name: str, module: nn.Module, output: Any) -> None:
+        """A layer has put something out; its first call counts."""
+        key = tag("feature_maps", name)
+        view = view_of(module, output, self.patches)
+        if view is None:
+            return
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            self.patches = view[0].shape[1:]
+        self.views.setdefault(key, view)
+
+    def see_attention(self, heads: Heads, weights: Tensor, is_certain: bool) -> None:
+        """The innermost layer attends; a second time in one layer has a number."""
+        name, attends = self.running[-1] if self.running else ("", False)
+        if not name or not (is_certain or attends) or heads.shape[2] < 2 or self.attentions == _MAX_PICTURES:
+            return
+        self.attentions += 1
+        key, number = tag("attention", name), 1
+        while key in self.views:
+            number += 1
+            key = f"{tag('attention', name)}.{number}"
+        self.views[key] = heads, weights
+
+
+def _attends(module: nn.Module) -> bool:
+    """Whether a module is some attention, by the name of its class."""
+    return "attention" in (name := type(module).__name__.lower()) or "attn" in name
 
 
 class _FirstInput(InertWhenCopied):
@@ -101,42 +187,43 @@ class _FirstInput(InertWhenCopied):
             self._collector.keep(args, kwargs)
 
 
-class _Keep(InertWhenCopied):
-    """Copies the maps of a layer's first call in a pass."""
+class _Begin(InertWhenCopied):
+    """Says that a layer runs."""
 
-    __slots__ = ("_maps", "_tag")
+    __slots__ = ("_pass", "_name")
 
-    def __init__(self, maps: dict[str, Tensor], name: str) -> None:
-        self._maps = maps
-        self._tag = tag("feature_maps", name)
+    def __init__(self, seen: _Pass, name: str) -> None:
+        self._pass = seen
+        self._name = name
+
+    def __call__(self, module: nn.Module, args: tuple) -> None:
+        self._pass.running.append((self._name, _attends(module)))
+
+
+class _End(InertWhenCopied):
+    """Says that the innermost layer has run."""
+
+    __slots__ = ("_pass",)
+
+    def __init__(self, seen: _Pass) -> None:
+        self._pass = seen
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
-        local = measurable(output) if isinstance(output, Tensor) else None
-        if local is not None and local.ndim == 4 and local.numel() and self._tag not in self._maps:
-            self._maps[self._tag] = local[0, :_MAX_MAPS].float().clone()
+        self._pass.running.pop()
 
 
-class FeatureMapSnapshot(Snapshot):
-    """One picture a layer, made of its maps, float32[maps, height, width]."""
+class _Keep(InertWhenCopied):
+    """Shows a layer's output."""
 
-    kind = Image
+    __slots__ = ("_pass", "_name")
 
-    def settle(self) -> Iterable[tuple[str, Value]]:
-        for tag_, maps in zip(self.tags, self.copy.wait()):
-            yield tag_, Image(feature_grid(maps)[None], _caption(maps))
+    def __init__(self, seen: _Pass, name: str) -> None:
+        self._pass = seen
+        self._name = name
 
-
-def feature_grid(maps: np.ndarray) -> np.ndarray:
-    """Maps float[count, height, width] as one picture uint8[H, W, 3]: a square grid in the viridis colours.
-
-    Each map is scaled by itself, from its least value to its greatest, so that a weak map shows its pattern as well as a
-    strong one; a constant map is dark, and elements that are not finite are taken as the least value.
-    """
-    finite = np.where(np.isfinite(maps), maps, np.nan)
-    low, high = (np.nan_to_num(end(finite, axis=(1, 2), keepdims=True)) for end in (np.fmin.reduce, np.fmax.reduce))
-    span = np.where(high > low, high - low, 1.0)
-    levels = (np.nan_to_num((finite - low) / span) * 255.0).astype(np.uint8)
-    return tiles(levels, palette("viridis"))
+    def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
+        with unseen():
+            self._pass.see(self._name, module, output)
 
 
 def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -150,8 +237,3 @@ def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return (tensor[:1] if alike else tensor).detach().clone()
 
     return tree_map_only(Tensor, cut, (args, kwargs))
-
-
-def _caption(maps: np.ndarray) -> str:
-    count, height, width = maps.shape
-    return f"{count} maps of {height} x {width}, each scaled by itself"

@@ -1,10 +1,12 @@
-"""Gradients of layer outputs, read by a hook on the output tensor itself.
+"""Gradients of layer outputs, read by a hook on the output tensor itself, and the end of the backward pass they come in.
 
 A module's backward hook would wrap the output and break models that change it in place; a tensor hook sees the gradient
 of the value as it was when the layer returned it, and leaves the graph as it is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,8 +20,9 @@ graph_task = torch._C._current_graph_task_id
 
 
 def tap(output: Tensor, report) -> None:
-    """Calls ``report(gradient)`` when a backward pass reaches ``output``, which must come from an operation.
+    """Calls ``report(local, gradient)`` when a backward pass reaches ``output``, which must come from an operation.
 
+    ``local`` is what of the gradient there is to measure here.
     An in-place operation on an output that is a view gives the view a new history, and a hook on the old one stays
     silent: where the base has as many elements as the view, its gradient stands in.
     """
@@ -28,6 +31,32 @@ def tap(output: Tensor, report) -> None:
     base = output._base if output._is_view() else None
     if base is not None and base.grad_fn is not None and base.numel() == output.numel():
         base.register_hook(_BaseHook(hook))
+
+
+class BackwardEnd:
+    """Tells when a backward pass has ended, the reduction of gradients over ranks included.
+
+    Args:
+        action: called once a pass, with nothing; must not raise.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._task = -1
+
+    def expect(self) -> None:
+        """Within a backward pass: its end will be told. Free where that was said before."""
+        task = graph_task()
+        if task != self._task:
+            self._task = task
+            _when_passed(self._wait)
+
+    def _wait(self) -> None:
+        """What wrappers have asked for in this pass lies in front of what is asked for now."""
+        _when_passed(self._action)
+
+
+_when_passed = torch.autograd.Variable._execution_engine.queue_callback
 
 
 class _GradientHook(InertWhenCopied):
@@ -44,7 +73,7 @@ class _GradientHook(InertWhenCopied):
         with unseen():
             local = measurable(gradient)
             if local is not None:
-                self.report(local)
+                self.report(local, gradient)
 
 
 class _BaseHook(InertWhenCopied):

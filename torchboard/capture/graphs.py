@@ -1,22 +1,101 @@
-"""The model's graph in a phase, from a pass that really ran, on its way to the log."""
+"""The model's graphs, from passes and a step that really ran, on their way to the log."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from torchboard.capture.models import Models
+from torchboard.errors import InvalidValueError
+from torchboard.graph.joined import joined
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
-from torchboard.graph.recorded import RecordedGraph
+from torchboard.graph.observed_step import StepRecorder
+from torchboard.graph.recorded import RecordedGraph, RecordedStep
+
+
+def check_write_graph(value: object) -> None:
+    """Refuses what is no choice of graphs.
+
+    Raises:
+        InvalidValueError: it is neither a truth value nor ``"step"``.
+    """
+    if not isinstance(value, bool) and value != "step":
+        raise InvalidValueError(
+            f"write_graph={value!r}", "there is no such graph", "give True, False, or 'step' for the backward pass too"
+        )
 
 
 class FirstPassGraph:
-    """Records the first forward pass that the user's code makes, once; then nothing of it is left on the model."""
+    """Records the first forward pass that the user's code makes, once; then nothing of it is left on the model.
+
+    Of several models it records the first pass of each, and gives a graph of those that have run so far.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._recorder = GraphRecorder(model)
+        parts = model._modules if isinstance(model, Models) else {"": model}
+        self._recorders = {key: GraphRecorder(part) for key, part in parts.items() if part is not None}
+        self._recorded: set[str] = set()
+        self._graphs: dict[str, Graph] = {}
         self._costs: LayerCosts | None = None
+        self._has_news = False
         self.listen(True)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What went wrong in a recorder, if anything did."""
+        return next((recorder.error for recorder in self._recorders.values() if recorder.error is not None), None)
+
+    @property
+    def costs(self) -> LayerCosts:
+        """What the layers cost in the recorded pass; before that, their parameters alone."""
+        if self._take(last=False):
+            self._costs = layer_costs(self._model, self._graph())
+        return self._costs or layer_costs(self._model, None)
+
+    def listen(self, on: bool) -> None:
+        """Whether the next pass may be recorded; it never is twice."""
+        for key, recorder in self._recorders.items():
+            if not on:
+                recorder.detach()
+            elif key not in self._recorded and recorder.graph is None and recorder.error is None:
+                recorder.attach()
+
+    def collect(self, last: bool = False) -> RecordedGraph | None:
+        """The graph, once, if a pass was recorded; with ``last``, what ran of one that raised will do."""
+        self._take(last)
+        if not self._has_news:
+            return None
+        recorded = RecordedGraph.of(self._model, self._graph())
+        self._costs, self._has_news = recorded.costs, False
+        if len(self._recorded) == len(self._recorders):
+            self._graphs.clear()
+        return recorded
+
+    def _take(self, last: bool) -> bool:
+        """Takes over what was recorded since the last time; whether that was anything."""
+        found = False
+        for key, recorder in self._recorders.items():
+            graph = recorder.graph or (recorder.partial if last else None)
+            if graph is not None:
+                self._graphs[key], found = graph, True
+                self._recorded.add(key)
+                recorder.graph = recorder.partial = None
+        self._has_news = self._has_news or found
+        return found
+
+    def _graph(self) -> Graph:
+        return joined(self._model, self._graphs) if isinstance(self._model, Models) else self._graphs[""]
+
+
+class StepGraph:
+    """Records one training step, with its backward pass and optimizers, once: the second, when the first passes are seen."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._recorder = StepRecorder(model)
+        self._is_first_step = True
+        self._is_done = False
 
     @property
     def error(self) -> BaseException | None:
@@ -24,28 +103,31 @@ class FirstPassGraph:
         return self._recorder.error
 
     @property
-    def costs(self) -> LayerCosts:
-        """What the layers cost in the recorded pass; before that, their parameters alone."""
-        if self._costs is None:
-            graph = self._recorder.graph
-            if graph is None:
-                return layer_costs(self._model, None)
-            self._costs = layer_costs(self._model, graph)
-        return self._costs
+    def waits(self) -> bool:
+        """Whether the step that runs is to be recorded."""
+        return self._recorder.waits
 
     def listen(self, on: bool) -> None:
-        """Whether the next pass may be recorded; it never is twice."""
+        """Whether passes belong to training."""
         if not on:
             self._recorder.detach()
-        elif self._costs is None and self._recorder.graph is None and self._recorder.error is None:
+        elif not self._is_first_step and not self._is_done and self.error is None:
             self._recorder.attach()
 
-    def collect(self, last: bool = False) -> RecordedGraph | None:
-        """The graph, once, if a pass was recorded; with ``last``, what ran of one that raised will do."""
-        graph = self._recorder.graph or (self._recorder.partial if last else None)
-        if graph is None:
-            return None
-        recorded = RecordedGraph.of(self._model, graph)
-        self._costs = recorded.costs
-        self._recorder.graph = self._recorder.partial = None
-        return recorded
+    def end_step(self) -> None:
+        """A training step has ended."""
+        self._recorder.end()
+        self._is_done = self._is_done or self._recorder.graph is not None
+        self._is_first_step = False
+        self.listen(True)
+
+    def collect(self) -> RecordedStep | None:
+        """The graph, once, if a step was recorded."""
+        graph, self._recorder.graph = self._recorder.graph, None
+        if self._is_done or self.error is not None:
+            self._recorder.close()
+        return None if graph is None else RecordedStep(graph)
+
+    def close(self) -> None:
+        """Takes every hook away."""
+        self._recorder.close()

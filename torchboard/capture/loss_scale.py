@@ -33,17 +33,17 @@ class LossScale:
 
     def __init__(self) -> None:
         self._scaler: weakref.ref[GradScaler] | None = None
-        self._asked: set[int] = set()
+        self._scaled: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._rules: _Rules | None = None
         self._start: tuple[float, float] | None = None
         self._notes: list[Tensor] = []
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Notes the scale that this step was taken with."""
-        if self._scaler is None and id(optimizer) not in self._asked:
-            self._asked.add(id(optimizer))
-            self._find()
-        self._note()
+    def before_step(self, optimizer: Optimizer) -> Tensor | None:
+        """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it."""
+        if optimizer not in self._scaled:
+            self._scaled[optimizer] = self._find()
+        scale = self._note()
+        return scale if self._scaled[optimizer] else None
 
     def collect(self) -> list[SkippedSteps]:
         """How many steps were skipped since the last call, on its way to the host."""
@@ -55,28 +55,37 @@ class LossScale:
         start, self._start = self._start, None
         return [SkippedSteps((SKIPPED_STEPS,), HostCopy([notes]), self._rules, start)]
 
-    def _find(self) -> None:
+    def _find(self) -> bool:
+        """Whether a scaler is stepping right now; the first one is the one that is watched."""
         frame = sys._getframe(1)
         for _ in range(_FRAMES):
             frame = frame.f_back
             if frame is None:
-                return
+                return False
             if frame.f_code.co_name in ("step", "_maybe_opt_step"):
                 scaler = frame.f_locals.get("self")
                 if isinstance(scaler, GradScaler):
-                    factors = scaler.get_growth_factor(), scaler.get_backoff_factor()
-                    self._rules = _Rules(*factors, scaler.get_growth_interval())
-                    self._scaler = weakref.ref(scaler)
-                    self._start = (scaler._init_scale, scaler._init_growth_tracker)
-                    return
+                    if not scaler.is_enabled():
+                        return False
+                    if self._scaler is None:
+                        self._watch(scaler)
+                    return self._scaler() is scaler
+        return False
 
-    def _note(self) -> None:
+    def _watch(self, scaler: GradScaler) -> None:
+        factors = scaler.get_growth_factor(), scaler.get_backoff_factor()
+        self._rules = _Rules(*factors, scaler.get_growth_interval())
+        self._scaler = weakref.ref(scaler)
+        self._start = (scaler._init_scale, scaler._init_growth_tracker)
+
+    def _note(self) -> Tensor | None:
         scaler = self._scaler and self._scaler()
         if scaler is None or scaler._scale is None:
-            return
+            return None
         self._notes.append(torch.stack((scaler._scale, scaler._growth_tracker)).reshape(1, 2))
         if len(self._notes) > _TOGETHER:
             self._notes = [torch.cat(self._notes)]
+        return scaler._scale
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import numbers
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchboard.capture.ranks import Ranks
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError
@@ -15,6 +18,8 @@ from torchboard.values import Scalar, Value
 
 VALIDATION = "validation"
 _VALIDATION_PREFIX = "val_"
+Totals = Mapping[str, Mapping[str, tuple[float, int]]]
+"""Phase -> name -> the sum of what batches had, and how many."""
 
 
 def check_metric(name: str, value: object) -> float | Tensor:
@@ -80,6 +85,13 @@ class RunningMeans:
         self._sums, self._counts = {}, {}
         return means
 
+    def totals(self) -> dict[str, tuple[float, int]]:
+        """The sums and how many values are in each. Waits for those on a device."""
+        return {
+            name: (total if isinstance(total, float) else float(host_array(total).reshape(())), self._counts[name])
+            for name, total in self._sums.items()
+        }
+
 
 class PhaseMetrics:
     """The metrics of an epoch, by phase: means of what batches had, and what is given when it ends."""
@@ -91,12 +103,22 @@ class PhaseMetrics:
         """Counts the checked metrics of a batch."""
         self._means.setdefault(phase, RunningMeans()).add(metrics)
 
-    def take(self, given: dict[str, float | Tensor]) -> dict[str, dict[str, float | Tensor]]:
+    def take(
+        self, given: dict[str, float | Tensor], ranks: Ranks | None = None
+    ) -> dict[str, dict[str, float | Tensor]]:
         """Phase -> metrics of the epoch that ends; begins anew. What is given wins over a mean.
 
         A name that begins with ``val_`` belongs to validation, without the prefix, and any other to training.
+
+        Args:
+            given: checked metrics of this rank.
+            ranks: whose batches count together, where there are several; all call it at the same time.
         """
-        phases = {phase: means.take() for phase, means in self._means.items()}
+        if ranks is not None and ranks.several:
+            phases = pooled_means({phase: means.totals() for phase, means in self._means.items()}, ranks)
+            self._means.clear()
+        else:
+            phases = {phase: means.take() for phase, means in self._means.items()}
         phases.setdefault(TRAIN, {})
         for name, value in given.items():
             if name.startswith(_VALIDATION_PREFIX):
@@ -104,6 +126,31 @@ class PhaseMetrics:
             else:
                 phases[TRAIN][name] = value
         return phases
+
+
+def pooled_means(totals: Totals, ranks: Ranks) -> dict[str, dict[str, float | Tensor]]:
+    """Phase -> the means over the batches of all ranks, on rank 0; on another one those of its own.
+
+    A metric that some ranks do not log is the mean of those that do, and that is told once.
+    """
+    posts = ranks.gather("metrics", json.dumps(totals).encode())
+    everywhere = [json.loads(post) for _, post in sorted(posts.items())] if ranks.writes else [totals]
+    sums: dict[str, dict[str, list[tuple[float, int]]]] = {}
+    for phase, named in (item for of_rank in everywhere for item in of_rank.items()):
+        for name, entry in named.items():
+            sums.setdefault(phase, {}).setdefault(name, []).append(entry)
+    for phase, named in sums.items():
+        some = [name for name, entries in named.items() if len(entries) < len(everywhere)]
+        if some:
+            names = ", ".join(map(repr, some))
+            ranks.tell(
+                f"Not every rank calls log_batch() with {names} in the phase {phase!r}: the epoch's mean is that of the ranks "
+                "that do. Call it on every rank."
+            )
+    return {
+        phase: {name: sum(total for total, _ in of) / sum(count for _, count in of) for name, of in named.items()}
+        for phase, named in sums.items()
+    }
 
 
 def scalars(metrics: dict[str, float | Tensor]) -> tuple[tuple[tuple[str, Value], ...], tuple[Numbers, ...]]:

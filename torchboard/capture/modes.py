@@ -6,20 +6,30 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 
-def unseen() -> AbstractContextManager[None]:
-    """A context in which torch's function and dispatch modes are off; free where none is on.
+def transformed() -> bool:
+    """Whether a function transform of ``torch.func`` is running on this thread."""
+    return torch._C._functorch.maybe_current_level() is not None
 
-    A FLOP counter or a graph recorder that watches the model must not find our reductions in it.
+
+def unseen() -> AbstractContextManager[None]:
+    """A context in which torch's function and dispatch modes and function transforms are off; free where none is on.
+
+    A FLOP counter or a graph recorder that watches the model must not find our reductions in it, and they are neither
+    batched nor differentiated.
     """
-    if not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack():
-        return nullcontext()
-    return _modes_off()
+    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
+    return _modes_off() if modes or transformed() else nullcontext()
 
 
 @contextmanager
 def _modes_off() -> Iterator[None]:
     with torch._C.DisableTorchFunction(), _disable_current_modes():
-        yield
+        if not transformed():
+            yield
+            return
+        with temporarily_clear_interpreter_stack():
+            yield

@@ -9,6 +9,7 @@ from torch import nn
 
 from torchboard.errors import InvalidValueError
 from torchboard.schedule import Schedule, as_schedule, every
+from torchboard.sketch.sampling import BLOCK
 
 Selector = str | type | Callable[[str, nn.Module], bool]
 """A glob over module names (``"layer1.*"``), a module type, or a function of a module's name and the module."""
@@ -19,24 +20,42 @@ class Capture:
     """What a monitor captures of a model.
 
     Attributes:
-        activations: the outputs of the layers.
-        gradients: the gradients of the parameters, and of the layers' outputs.
+        activations: the outputs of the layers, as they put them out. The calls of a layer that is called several times, or
+            that sits in several places, are pooled under its first name; what checkpointing computes again counts once.
+        gradients: the gradients of the layers' outputs, and those of the parameters as the optimizer uses them: accumulated,
+            reduced over ranks, unscaled and clipped. ``gradient_norm`` is the norm of the latter together, and
+            ``gradient_norm_before_clipping`` that of what the backward pass left, where it is another one.
         parameters: the parameters, as they are at the end of an epoch.
-        updates: by how much an optimizer step changes each parameter. Holds a copy of the parameters during that step.
+        updates: by how much an optimizer's step changes each parameter: all elements of one with 65,536 or fewer, and at most
+            so many, evenly spread, of a larger one; they are held during the step, 256 KiB of a float32 parameter at most.
+            ``update_ratio/<parameter>`` is their root mean square over that of the parameter at the end of the epoch.
+        dead_units: with the activations, which units of an activation layer never change in an epoch's captured steps; the
+            layers to look at instead, in the forms of ``include``, or False for none.
         every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured.
         include: layers to capture: a glob, a type, a predicate or several of them; None for all.
         exclude: layers to leave out, in the same forms; wins over ``include``.
-        max_layers: at most this many layers, the first ones in the model's order; None for no bound.
+        max_layers: at most this many layers, those nearest to the model's root, and a text, ``monitor/left_out/layers``, where
+            that leaves some out; None for no bound.
+        max_elements: how many elements are read of a layer's output, and of its gradient: evenly spread blocks of 256
+            neighbours, from 256 elements on, such as 262,144; None for all. Counts are those of what was read, and the
+            histogram's description says of how many. A share p of n elements is found with a standard error of
+            sqrt(p (1 - p) / n), 0.1 % at most for 262,144, where neighbours are unlike, and a larger one where they are
+            alike; extremes are the sample's. Dead units, and what stays compiled under ``compiled="graph"``, are read whole.
         compiled: what a captured step does with code under ``torch.compile``. ``"eager"`` runs that step eagerly, all
             compiled code of the process in it, and sees what an eager model shows: the step takes the time and the memory
             that it takes uncompiled, its last digits may differ from the compiled ones', and dropout draws what it draws
-            uncompiled. Nothing is compiled again, and what was compiled stays as it is. ``"skip"`` costs nothing and leaves
+            uncompiled. Nothing is compiled again, and what was compiled stays as it is. ``"graph"`` keeps captured steps
+            compiled, but for the first, and shows the same: hooks stay on the layers, and each graph is compiled a second
+            time, with the measuring in it. It needs torch 2.15 and a monitor that is made before the first compiled call.
+            ``"skip"`` costs nothing and leaves
             such code alone: of a compiled layer there are parameters, their gradients and their updates, and of a compiled
             model no graph and no feature maps; compile before the monitor is made, or the first call is compiled twice.
         max_overhead: the share of the training's time that captured steps may take of the host, such as 0.01: where they
             take more, captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first
             step is captured all the same. ``monitor/overhead`` then says each epoch what share hooks and collecting took;
             time on a device is not in it, nor is writing, which is another thread's. None for no bound and no figure.
+        rank_timeout: in a distributed job, how many seconds ``log_epoch`` waits for a rank that does not call it; then it
+            goes on without, with a warning.
 
     Raises:
         InvalidValueError: a field has another type or value than these.
@@ -46,16 +65,20 @@ class Capture:
     gradients: bool = True
     parameters: bool = True
     updates: bool = True
+    dead_units: bool | Selector | Sequence[Selector] = True
     every: int | Schedule = 10
     include: Selector | Sequence[Selector] | None = None
     exclude: Selector | Sequence[Selector] | None = None
-    max_layers: int | None = None
+    max_layers: int | None = 1000
+    max_elements: int | None = None
     compiled: str = "eager"
     max_overhead: float | None = None
+    rank_timeout: float = 60.0
 
     def __post_init__(self) -> None:
         as_schedule(self.every)
-        for selector in (*selectors(self.include), *selectors(self.exclude)):
+        gates = () if isinstance(self.dead_units, bool) else selectors(self.dead_units)
+        for selector in (*selectors(self.include), *selectors(self.exclude), *gates):
             if not isinstance(selector, (str, type)) and not callable(selector):
                 raise InvalidValueError(
                     f"layer selector {selector!r}",
@@ -66,15 +89,27 @@ class Capture:
             raise InvalidValueError(
                 f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all"
             )
+        most = self.max_elements
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < BLOCK):
+            raise InvalidValueError(
+                f"max_elements={most!r}",
+                f"it counts the elements that are read of a tensor, in blocks of {BLOCK}",
+                f"give a whole number from {BLOCK} on, such as 262144, or None for all of them",
+            )
         overhead = self.max_overhead
         if overhead is not None and not (isinstance(overhead, (int, float)) and 0 < overhead <= 1):
             raise InvalidValueError(
                 f"max_overhead={overhead!r}", "it is a share of the time", "give a number such as 0.01, or None"
             )
-        if self.compiled not in ("eager", "skip"):
-            wrong = "captured steps cannot stay compiled" if self.compiled == "graph" else "there is no such way"
+        if not isinstance(self.rank_timeout, (int, float)) or not 0 < self.rank_timeout < float("inf"):
             raise InvalidValueError(
-                f"compiled={self.compiled!r}", wrong, "give 'eager' to run them eagerly, or 'skip' to leave layers out"
+                f"rank_timeout={self.rank_timeout!r}", "waiting must end", "give a number of seconds, such as 60"
+            )
+        if self.compiled not in ("eager", "graph", "skip"):
+            raise InvalidValueError(
+                f"compiled={self.compiled!r}",
+                "there is no such way",
+                "give 'eager' to run captured steps eagerly, 'graph' to keep them compiled, or 'skip' to leave layers out",
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from torchboard.capture.ranks import Ranks, in_a_job
+
 _MAX_STRIDE = 1 << 20
 
 
@@ -12,7 +14,8 @@ class Overhead:
 
     As a context manager it measures what runs inside; inside itself it does nothing. From one captured step to the next the
     monitor's share of the time is compared with the limit: above it the distance between captured steps doubles, once or
-    several times; below a quarter of it, it halves, down to what the schedule says. Time on a device is not seen.
+    several times; below a quarter of it, it halves, down to what the schedule says. Time on a device is not seen. In a
+    distributed job all ranks do so together, when an epoch ends.
 
     Args:
         limit: the share of the training's time that captured steps may take, such as 0.01; None for no bound.
@@ -22,7 +25,7 @@ class Overhead:
     def __init__(self, limit: float | None = None, clock=time.perf_counter) -> None:
         self.limit = limit
         self._clock = clock
-        self._stride = 1
+        self._stride = self._wanted = 1
         self._due = 0
         self._granted = False
         self._depth = 0
@@ -55,11 +58,20 @@ class Overhead:
         if self.limit is None or not self._granted:
             return
         self._granted = False
-        while share > self.limit and self._stride < _MAX_STRIDE:
-            self._stride *= 2
+        self._wanted = self._stride
+        while share > self.limit and self._wanted < _MAX_STRIDE:
+            self._wanted *= 2
             share /= 2
-        if share < self.limit / 4 and self._stride > 1:
-            self._stride //= 2
+        if share < self.limit / 4 and self._wanted > 1:
+            self._wanted //= 2
+        if not in_a_job():
+            self._stride = self._wanted
+
+    def agree(self, ranks: Ranks) -> None:
+        """From now on every rank captures as seldom as the one that wants to most seldom. All call it when an epoch ends."""
+        said = ranks.gather("stride", b"%d" % self._wanted)
+        wanted = max(map(int, said.values()), default=self._wanted)
+        self._stride = self._wanted = int(ranks.from_first("agreed stride", b"%d" % wanted))
 
     def take(self) -> float:
         """The monitor's share of the time since the last call."""

@@ -5,6 +5,7 @@ Just before the step a gradient is what the optimizer will use: reduced over ran
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
+from torchboard.capture.norms import BackwardNorms, Norms
 from torchboard.capture.options import Capture
 from torchboard.capture.select import tag
-from torchboard.capture.sketches import Sketches
+from torchboard.capture.sketches import Sketches, SketchSnapshot
+from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
+from torchboard.capture.updates import Updates, sample
 from torchboard.graph.module_names import parameter_names
 from torchboard.values import Pending, Text
 
@@ -25,73 +29,164 @@ WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
 class Parameters:
     """Sketches gradients and updates of captured steps, and the parameters as they are when collected.
 
+    A fault of ours never leaves the optimizer's step: it is kept in ``error``, and nothing is read from then on.
+
     Args:
         model: its parameters are looked up anew at each captured step, since sharding and ``.to()`` replace them.
         options: which of the three are wanted.
 
     Attributes:
         armed: whether the next optimizer step is a captured one.
+        error: what went wrong around a step, if anything did.
     """
 
     def __init__(self, model: nn.Module, options: Capture) -> None:
         self.armed = False
+        self.error: Exception | None = None
         self._model = model
         self._options = options
         self._sketches = Sketches()
-        self._before: list[tuple[str, Tensor, Tensor]] = []
+        self._weights = Sketches()
+        self._updates = Updates()
+        self._backward = BackwardNorms()
         self._without: dict[str, None] = {}
-        self._with: set[str] = set()
+        self._elements: Counter[str] = Counter()
+        self._steps: Counter[str] = Counter()
+        self._skips = False
 
     def arm(self, on: bool) -> None:
         """Whether the next optimizer step is a captured one."""
-        self.armed = on
+        self.armed = on and self.error is None
         if not on:
-            self._before.clear()
+            self._updates.clear()
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Reads the gradients of the parameters that this optimizer is about to change."""
+    def after_backward(self) -> None:
+        """Reads the norm of the gradients that a backward pass has just left. Never raises."""
+        if not self.armed or not self._options.gradients:
+            return
+        try:
+            with torch.no_grad():
+                self._backward.note(parameter for _, parameter in parameter_names(self._model))
+        except Exception as error:
+            self._fail(error)
+
+    def before_step(self, optimizer: Optimizer, closure: bool = False, scale: Tensor | None = None) -> None:
+        """Reads the gradients of the parameters that this optimizer is about to change. Never raises.
+
+        Args:
+            optimizer: the one that is about to step.
+            closure: whether it computes the gradients itself, by a function that it was given: they are read when it has
+                stepped.
+            scale: what a loss scaler multiplied the loss with, and has taken off the gradients since.
+        """
         if not self.armed:
             return
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer takes a loss scaler's factor off by itself
-        gradients = []
-        for name, parameter in parameter_names(self._model):
-            if id(parameter) not in owned:
-                continue
-            if parameter.grad is None:
-                if parameter.requires_grad:
-                    self._without[name] = None
-                continue
-            self._with.add(name)
-            if self._options.gradients and scale is None:
-                gradients.append((name, parameter.grad))
-            elif self._options.gradients:
-                self._observe("gradients", [(name, parameter.grad / scale)])
-            local = measurable(parameter)
-            if self._options.updates and local is not None:
-                self._before.append((name, local, local.clone()))
-        self._observe("gradients", gradients)
+        self._updates.clear()  # of a step that raised
+        try:
+            with torch.no_grad():
+                held = self._held(optimizer)
+                if not closure:
+                    self._read_gradients(optimizer, held, scale)
+                if self._options.updates:
+                    for name, weight in held:
+                        if weight.requires_grad and (closure or weight.grad is not None):
+                            self._updates.note(name, weight)
+                            self._sketches.mark(tag("updates", name), weight)
+        except Exception as error:
+            self._fail(error)
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Reads by how much the step changed each parameter."""
-        with torch.no_grad():
-            updates = [(name, torch.sub(parameter, before, out=before)) for name, parameter, before in self._before]
-        self._before.clear()
-        self._observe("updates", updates)
+    def after_step(self, optimizer: Optimizer, closure: bool = False) -> None:
+        """Reads by how much the step changed each parameter that had a gradient. Never raises."""
+        if not self.armed:
+            return
+        try:
+            with torch.no_grad():
+                if closure:
+                    self._read_gradients(optimizer, self._held(optimizer), None)
+                self._observe(
+                    "updates", [(name, change) for name, change in self._updates.take() if name in self._steps]
+                )
+        except Exception as error:
+            self._fail(error)
 
     def collect(self) -> list[Pending]:
         """Gradients and updates since the last call, and the parameters as they are now, on their way to the host.
 
-        Parameters that an optimizer holds and that had no gradient at any of its captured steps are named in a text.
+        With them their norms. Parameters that an optimizer holds and that had no gradient at any of its captured steps
+        are named in a text.
         """
-        if self._options.parameters:
-            self._observe("parameters", parameter_names(self._model))
-        silent = [f"`{name}`" for name in self._without if name not in self._with]
-        self._without, self._with = {}, set()
-        named = (WITHOUT_GRADIENT, Text("No gradient in this epoch's captured steps: " + ", ".join(silent)))
-        return [*self._sketches.collect(), *([Figures((named,))] if silent and self._options.gradients else [])]
+        with torch.no_grad():
+            if self._options.parameters:
+                self._observe("parameters", parameter_names(self._model))
+            elif self._options.updates:
+                for name, weight in parameter_names(self._model):
+                    self._weights.mark(tag("parameters", name), weight)
+                samples = ((tag("parameters", name), sample(weight)) for name, weight in parameter_names(self._model))
+                self._weights.observe_((name, values) for name, values in samples if values is not None)
+        sketches = self._sketches.collect()
+        return [*sketches, self._norms([*sketches, *self._weights.collect()]), *self._silent()]
 
-    @torch.no_grad()
+    def _held(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
+        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        return [(name, weight) for name, weight in parameter_names(self._model) if id(weight) in owned]
+
+    def _read_gradients(self, optimizer: Optimizer, held: list[tuple[str, nn.Parameter]], scale: Tensor | None) -> None:
+        used = [(name, weight) for name, weight in held if weight.grad is not None]
+        self._without.update((name, None) for name, weight in held if weight.grad is None and weight.requires_grad)
+        for name, weight in used:
+            self._steps[name] += 1
+            self._elements[name] += _elements(weight.grad)
+        if not self._options.gradients:
+            return
+        gradients = ((name, weight.grad) for name, weight in used)
+        divisor = self._divisor(optimizer, getattr(optimizer, "grad_scale", None))
+        if divisor is None:
+            self._observe("gradients", gradients)
+        else:
+            for name, gradient in gradients:  # one by one, so that only one copy is held at a time
+                self._observe("gradients", [(name, gradient / divisor)])
+        divisor = divisor if scale is None else self._divisor(optimizer, scale)
+        self._backward.step(id(optimizer), [weight for _, weight in used], divisor)
+
+    def _divisor(self, optimizer: Optimizer, scale: Tensor | None) -> Tensor | None:
+        """What to take off gradients that were multiplied with ``scale``; NaN where the device will skip the step.
+
+        A fused optimizer takes a loss scaler's factor off by itself, and decides on the device whether to step.
+        """
+        skipped = getattr(optimizer, "found_inf", None)
+        if skipped is None:
+            return scale
+        self._skips = True
+        return torch.where(skipped > 0, torch.nan, 1.0 if scale is None else scale)
+
+    def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
+        sizes = {name: self._elements[name] / steps for name, steps in self._steps.items()}
+        norms = Norms(tuple(sketches), sizes, HostCopy(self._backward.collect()), self._skips)
+        self._elements.clear()
+        self._skips = False
+        return norms
+
+    def _silent(self) -> list[Pending]:
+        silent = [f"`{name}`" for name in self._without if name not in self._steps]
+        self._without.clear()
+        self._steps.clear()
+        if not silent or not self._options.gradients:
+            return []
+        text = Text("No gradient in this epoch's captured steps: " + ", ".join(silent))
+        return [Figures(((WITHOUT_GRADIENT, text),))]
+
     def _observe(self, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        local = ((tag(kind, name), measurable(tensor)) for name, tensor in tensors)
+        tagged = [(tag(kind, name), tensor) for name, tensor in tensors]
+        for name, tensor in tagged:
+            self._sketches.mark(name, tensor)
+        local = ((name, measurable(tensor)) for name, tensor in tagged)
         self._sketches.observe_((name, tensor) for name, tensor in local if tensor is not None)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self.arm(False)
+
+
+def _elements(gradient: Tensor) -> int:
+    """How many elements a step's gradient has, of all its shards; of a sparse one those that are there."""
+    return gradient._values().numel() if gradient.layout is torch.sparse_coo else gradient.numel()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.gradient_tap import graph_task, tap
-from torchboard.capture.modes import unseen
+from torchboard.capture.dead_units import DeadUnits
+from torchboard.capture.gradient_tap import BackwardEnd, graph_task, tap
+from torchboard.capture.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
+from torchboard.capture.modes import transformed, unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.select import check_include, layers, tag
-from torchboard.capture.sketches import Row, Sketches, SketchSnapshot
+from torchboard.capture.sketches import Row, Sketches
+from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.tensors import measurable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.inert import InertWhenCopied
@@ -30,49 +35,68 @@ class Recorder:
         model: hooks go on its layers, and only while armed.
         options: which layers, and whether outputs and gradients are wanted.
         overhead: measures the time that hooks take.
+        after_backward: called when a backward pass in a window has ended; must not raise.
 
     Raises:
         InvalidValueError: what ``options`` include is not there.
 
     Attributes:
+        dead_units: what the units of activation layers did in training.
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
             gradients is somebody's evaluation and is not recorded.
         error: what went wrong inside a hook, if anything did.
     """
 
-    def __init__(self, model: nn.Module, options: Capture, overhead: Overhead | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Capture,
+        overhead: Overhead | None = None,
+        after_backward: Callable[[], None] | None = None,
+    ) -> None:
         check_include(model, options)
+        self._after_backward = after_backward
+        self._backward_end = BackwardEnd(self._backward_ended)
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
         self._model = model
         self._options = options
         self._sketches: dict[str, Sketches] = {}
+        self.dead_units = DeadUnits(options)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._window = 0
         self._runs_eagerly = False
+        self._in_graph = self._hooks_in_graph() if options.compiled == "graph" and self._wanted else None
 
     @property
     def armed(self) -> bool:
-        """Whether hooks sit on the model."""
-        return bool(self._handles)
+        """Whether hooks record what layers put out."""
+        return bool(self._handles) if self._in_graph is None else self._in_graph.armed
+
+    @property
+    def lost(self) -> Exception | None:
+        """Which layers are not seen in compiled steps, if there are any."""
+        return self._in_graph.error if self._in_graph is not None else None
+
+    @property
+    def _wanted(self) -> bool:
+        return self.error is None and (self._options.activations or self._options.gradients)
 
     def arm(self, on: bool) -> None:
         """Puts the hooks on, or takes them off; about 1.5 us a layer.
 
         Layers are looked up when hooks are put on: those that are added to the model later are seen from then on.
         Compiled code runs eagerly in between, if the options say so. Called while such code runs compiled, it puts no
-        hooks on.
+        hooks on. Where captured steps stay compiled the hooks are there, and only told.
         """
+        if self._in_graph is not None:
+            self._arm_in_graph(self._in_graph, on)
+            return
         if on == self.armed:
             return
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._runs_eagerly:
-            self._runs_eagerly = False
-            eager_windows.leave()
-        if on and self.error is None and (self._options.activations or self._options.gradients):
+        self._take_off()
+        if on and self._wanted:
             self._put_on()
 
     def arm_for_one_pass(self) -> None:
@@ -83,69 +107,129 @@ class Recorder:
 
     def phases(self) -> list[str]:
         """The phases seen so far."""
-        return list(self._sketches)
+        return list(dict.fromkeys([TRAIN, *self._sketches] if self._in_graph is not None else self._sketches))
 
-    def collect(self, phase: str) -> list[SketchSnapshot]:
+    def collect(self, phase: str) -> list[Snapshot]:
         """The sketches of one phase since the last call, on their way to the host."""
         sketches = self._sketches.get(phase)
-        return sketches.collect() if sketches else []
+        found: list[Snapshot] = [*sketches.collect()] if sketches else []
+        return found + (self._in_graph.collect() if self._in_graph is not None and phase == TRAIN else [])
+
+    def end_step(self) -> None:
+        """A training step has ended."""
+        if self._in_graph is not None and not self._runs_eagerly:
+            self._in_graph.end_step()
+
+    def release(self) -> None:
+        """Takes every hook away, those too that stay on between windows."""
+        self.arm(False)
+        if self._in_graph is not None:
+            self._in_graph.remove()
 
     def observe_output(self, hook: _ForwardHook, module: nn.Module, output: object) -> None:
         """Records one output of one layer; never raises."""
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
                 return
+            differentiable = not transformed()
             with self._overhead, unseen():
+                if self.dead_units.wanted and self.phase == TRAIN and graph_task() == -1:
+                    self.dead_units.observe(hook.name, module, output)
                 for suffix, tensor in tensors_in(output):
-                    self._observe(hook, suffix, tensor)
+                    self._observe(hook, suffix, tensor, differentiable)
         except Exception as error:
             self.error = error
 
-    def _put_on(self) -> None:
-        left_out: set[nn.Module] = set()
-        if self._options.compiled == "skip":
-            left_out = compiled_modules(self._model)
-        elif eager_windows.enter():
-            self._runs_eagerly = True
-        else:
-            return
-        self._window += 1
-        for name, module in layers(self._model, self._options):
-            if module not in left_out:
-                self._handles.append(module.register_forward_hook(_ForwardHook(self, name)))
+    def row(self, hook: _ForwardHook, kind: str, suffix: str, like: Tensor, device: torch.device) -> Row | GraphRow:
+        """The row of one output of a layer, or of its gradient, in the current phase.
 
-    def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor) -> None:
+        Args:
+            hook: the layer's.
+            kind: ``in_graph.OUTPUTS`` or ``GRADIENTS``.
+            suffix: which of the layer's outputs.
+            like: the tensor, or the whole of which it is a part.
+            device: where it is.
+        """
+        if self._in_graph is not None and self.phase == TRAIN and type(like) is Tensor:
+            row = self._in_graph.row(kind, hook.name, suffix, device)
+            if row is not None:
+                return row
+        sketches = self._sketches.setdefault(self.phase, Sketches(self._options.max_elements))
+        return sketches.row(tag(kind, hook.name) + suffix, device, like)
+
+    def _hooks_in_graph(self) -> InGraph:
+        called = {name: (module, _ForwardHook(self, name)) for name, module in layers(self._model, self._options)}
+        return InGraph(self._model, called, self._backward_end)
+
+    def _arm_in_graph(self, hooks: InGraph, on: bool) -> None:
+        """The first captured step runs eagerly, and passes of other phases."""
+        on = on and self._wanted
+        eagerly = on and not (self.phase == TRAIN and hooks.knows_rows)
+        if eagerly == self._runs_eagerly and on == hooks.armed:
+            return
+        self._take_off()
+        if eagerly:
+            on = self._runs_eagerly = eager_windows.enter()
+        self._window += 1
+        hooks.arm(on, compiled=not eagerly)
+
+    def _take_off(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._runs_eagerly:
+            self._runs_eagerly = False
+            eager_windows.leave()
+
+    def _put_on(self) -> None:
+        skips = self._options.compiled == "skip"
+        left_out = compiled_modules(self._model) if skips else set()
+        seen = [(name, module) for name, module in layers(self._model, self._options) if module not in left_out]
+        if not seen:
+            return
+        if not skips:
+            self._runs_eagerly = eager_windows.enter()
+            if not self._runs_eagerly:
+                return
+        self._window += 1
+        self._handles += [module.register_forward_hook(_ForwardHook(self, name)) for name, module in seen]
+
+    def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor, differentiable: bool) -> None:
         recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
         if self._options.activations and not recomputed:
             local = measurable(tensor)
             if local is not None:
-                hook.row("activations", suffix, local.device).observe_(local)
-        if self._options.gradients and tensor.grad_fn is not None:
+                hook.row(OUTPUTS, suffix, local.device, tensor).observe_(local)
+        if self._options.gradients and differentiable and tensor.grad_fn is not None:
+            if self._in_graph is not None and (local := measurable(tensor)) is not None:
+                hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
             tap(tensor, _Report(self, hook, suffix))
 
-    def observe_gradient(self, report: _Report, gradient: Tensor) -> None:
-        """Records one gradient, unless its window has closed since; never raises."""
+    def observe_gradient(self, report: _Report, local: Tensor, gradient: Tensor) -> None:
+        """Records one gradient, what of it is here, unless its window has closed since; never raises."""
         try:
             if self.armed and report.window == self._window and self.error is None:
                 with self._overhead:
-                    row = report.hook.row("activation_gradients", report.suffix, gradient.device)
-                    row.observe_(gradient)
+                    row = report.hook.row(GRADIENTS, report.suffix, local.device, gradient)
+                    row.observe_(local)
+                    self._backward_end.expect()
         except Exception as error:
             self.error = error
 
-    def sketches(self) -> Sketches:
-        """The sketches of the current phase."""
-        return self._sketches.setdefault(self.phase, Sketches())
+    def _backward_ended(self) -> None:
+        if self._after_backward is not None:
+            with self._overhead, unseen():
+                self._after_backward()
 
 
 class _ForwardHook(InertWhenCopied):
     """What sits on a layer while armed."""
 
-    __slots__ = ("_recorder", "_name", "_rows")
+    __slots__ = ("_recorder", "name", "_rows")
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self._recorder = recorder
-        self._name = name
+        self.name = name
         self._rows: dict[tuple, Row] = {}
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
@@ -153,12 +237,12 @@ class _ForwardHook(InertWhenCopied):
             return
         self._recorder.observe_output(self, module, output)
 
-    def row(self, kind: str, suffix: str, device: torch.device) -> Row:
+    def row(self, kind: str, suffix: str, device: torch.device, like: Tensor) -> Row:
         """The row of one of the layer's outputs, remembered for the window."""
         key = (kind, suffix, device, self._recorder.phase)
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = self._recorder.sketches().row(tag(kind, self._name) + suffix, device)
+            row = self._rows[key] = self._recorder.row(self, kind, suffix, like, device)
         return row
 
 
@@ -186,5 +270,5 @@ class _Report:
         self.suffix = suffix
         self.window = recorder._window
 
-    def __call__(self, gradient: Tensor) -> None:
-        self._recorder.observe_gradient(self, gradient)
+    def __call__(self, local: Tensor, gradient: Tensor) -> None:
+        self._recorder.observe_gradient(self, local, gradient)

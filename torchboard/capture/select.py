@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,10 +13,11 @@ from torch import nn
 from torchboard.capture.models import Models
 from torchboard.capture.options import Capture, Selector, selectors
 from torchboard.errors import InvalidValueError
-from torchboard.graph.module_names import module_names
+from torchboard.graph.module_names import class_name, module_names
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Modules whose output is their last child's, or that have none."""
+_CONTAINER_FORWARDS = (nn.Sequential.forward, nn.Module.forward)
+"""Of modules whose output is their last child's, or that have none; a container with a pass of its own has another."""
+_Item = TypeVar("_Item")
 _SHOWN = 5
 """Names that an error message offers."""
 
@@ -24,16 +26,44 @@ def layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
     """``(canonical name, module)`` of every layer to capture, in the model's order.
 
     All modules count but containers, which only repeat their last child's output, and TorchScript modules, which take no
-    hooks. The root is named after its class.
+    hooks. The root is named after its class. Where there are more than ``max_layers``, ``nearest_root`` picks.
     """
+    return nearest_root(chosen_layers(model, options), options.max_layers)
+
+
+def chosen_layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
+    """The layers that the options name, however many they are."""
     include, exclude = selectors(options.include), selectors(options.exclude)
     found = []
     for name, module in _candidates(model):
-        if include and not any(_matches(selector, name, module) for selector in include):
+        if include and not any(matches(selector, name, module) for selector in include):
             continue
-        if not any(_matches(selector, name, module) for selector in exclude):
+        if not any(matches(selector, name, module) for selector in exclude):
             found.append((name, module))
-    return found[: options.max_layers]
+    return found
+
+
+def nearest_root(found: list[tuple[str, nn.Module]], limit: int | None) -> list[tuple[str, nn.Module]]:
+    """At most ``limit`` of the layers, level by level from the root; of the last level, evenly spread ones. Order is kept."""
+    if limit is None or len(found) <= limit:
+        return found
+    by_level = sorted(range(len(found)), key=lambda place: _level(found, place))
+    last = _level(found, by_level[limit]) if limit < len(found) else 0
+    above = [place for place in by_level if _level(found, place) < last]
+    level = [place for place in by_level if _level(found, place) == last]
+    return [found[place] for place in sorted(above + spread(level, limit - len(above)))]
+
+
+def _level(found: list[tuple[str, nn.Module]], place: int) -> int:
+    """How many names lead to a layer; the root, which comes first and is named after its class, has level 0."""
+    name, module = found[place]
+    return 0 if name == type(module).__name__ and not place else 1 + name.count(".")
+
+
+def spread(found: list[_Item], limit: int) -> list[_Item]:
+    """At most ``limit`` of them, evenly spread, the first one among them."""
+    count = len(found)
+    return found if count <= limit else [found[place * count // limit] for place in range(limit)]
 
 
 def check_include(model: nn.Module, options: Capture) -> None:
@@ -44,7 +74,7 @@ def check_include(model: nn.Module, options: Capture) -> None:
     """
     candidates = list(_candidates(model))
     for selector in selectors(options.include):
-        if any(_matches(selector, name, module) for name, module in candidates):
+        if any(matches(selector, name, module) for name, module in candidates):
             continue
         if isinstance(selector, str):
             near = _nearest(selector, [name for name, _ in candidates])
@@ -59,9 +89,10 @@ def check_include(model: nn.Module, options: Capture) -> None:
 
 def _candidates(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     for module, name in module_names(model).items():
-        is_container = isinstance(module, _CONTAINERS) and module is not model
-        if not is_container and not isinstance(module, (torch.jit.ScriptModule, Models)):
-            yield name or type(module).__name__, module
+        if isinstance(module, (torch.jit.ScriptModule, Models)):
+            continue
+        if type(module).forward not in _CONTAINER_FORWARDS or module is model:
+            yield name or class_name(module), module
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
@@ -75,7 +106,8 @@ def tag(kind: str, name: str) -> str:
     return f"{kind}/{name.replace('.', '/')}"
 
 
-def _matches(selector: Selector, name: str, module: nn.Module) -> bool:
+def matches(selector: Selector, name: str, module: nn.Module) -> bool:
+    """Whether a selector means this layer."""
     if isinstance(selector, str):
         return fnmatchcase(name, selector)
     if isinstance(selector, type):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from torchboard.capture.parts import Part, part_of
+from torchboard.capture.ranks import in_a_job
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
-from torchboard.sketch import compact, layout, ops
+from torchboard.sketch import compact, layout, merging, ops
 from torchboard.sketch.rows import TableRows
+from torchboard.sketch.sampling import BLOCK
 from torchboard.sketch.table import SketchTable, sketch_of
 from torchboard.values import Histogram, Scalar, Value
 
@@ -29,26 +33,38 @@ class Row(NamedTuple):
 
 
 class Sketches:
-    """Sketches by tag. A tag seen on a second device gets a second sketch, ``<tag>@<device>``."""
+    """Sketches by tag; one tag may be seen on several devices, as under ``DataParallel``, by a thread each.
 
-    def __init__(self) -> None:
+    Args:
+        max_elements: how much a row reads of a tensor, see ``sketch.sampling``; None for all of it.
+    """
+
+    def __init__(self, max_elements: int | None = None) -> None:
+        self._max_elements = max_elements
         self._tables: dict[torch.device, SketchTable] = {}
         self._tags: dict[torch.device, list[str]] = {}  # of each row of the device's table
         self._rows: dict[tuple[str, torch.device], Row] = {}
-        self._known: set[str] = set()
+        self._parts: dict[str, Part] = {}
 
-    def row(self, tag: str, device: torch.device) -> Row:
-        """The row of a tag on a device, made when first asked for."""
+    def row(self, tag: str, device: torch.device, like: torch.Tensor | None = None) -> Row:
+        """The row of a tag on a device, made when first asked for; ``like`` as for ``mark``."""
+        if like is not None:
+            self.mark(tag, like)
         row = self._rows.get((tag, device))
         if row is None:
             table = self._tables.get(device)
             if table is None:
-                table = self._tables[device] = SketchTable(device)
+                table = self._tables[device] = SketchTable(device, self._max_elements)
                 self._tags[device] = []
-            self._tags[device].append(f"{tag}@{device}" if tag in self._known else tag)
-            self._known.add(tag)
+            self._tags[device].append(tag)
             row = self._rows[tag, device] = Row(table, table.add_row())
         return row
+
+    def mark(self, tag: str, tensor: torch.Tensor) -> None:
+        """What is observed under a tag is the local part of this tensor, until sketches are collected."""
+        part = part_of(tensor)
+        if part is not None:
+            self._parts[tag] = part
 
     def observe_(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Folds each tensor into the sketch of its tag, in a few launches for all those of a device; never waits."""
@@ -62,19 +78,77 @@ class Sketches:
             table.observe_many_(rows, values)
 
     def collect(self) -> list[SketchSnapshot]:
-        """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty."""
+        """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty.
+
+        A tag that several devices of one type have seen is merged on the first of them.
+        """
         snapshots = []
-        for device, table in self._tables.items():
-            copy = to_host(table.read(), packed=device.type == "cuda")
-            snapshots.append(SketchSnapshot(tuple(self._tags[device]), copy))
+        parts, self._parts = self._parts, {}
+        notes = self._notes()
+        packed = not in_a_job()  # packed rows cannot be merged with those of other ranks
+        for tags, rows in at_home(
+            [(tuple(self._tags[device]), table.read()) for device, table in self._tables.items()]
+        ):
+            copy = to_host(rows, packed=packed and rows.counts.is_cuda)
+            mine = {tag: parts[tag] for tag in tags if tag in parts}
+            snapshots.append(SketchSnapshot(tags, copy, mine, {tag: notes[tag] for tag in tags if tag in notes}))
         return snapshots
 
+    def _notes(self) -> dict[str, str]:
+        """What is to be said of the tags of which a sample was read."""
+        return {
+            self._tags[device][row]: f"a sample of {read:,} of {whole:,} elements, in blocks of {BLOCK}"
+            for device, table in self._tables.items()
+            for row, (read, whole) in table.sampled.items()
+        }
 
+
+def at_home(tables: Sequence[tuple[tuple[str, ...], TableRows]]) -> list[tuple[tuple[str, ...], TableRows]]:
+    """Tags and rows of several devices, merged where a tag comes first; of another type of device it is ``<tag>@<device>``."""
+    result: list[tuple[tuple[str, ...], TableRows]] = []
+    for tags, rows in tables:
+        for place, (theirs, home) in enumerate(result):
+            shared = set(tags) & set(theirs) if home.counts.device.type == rows.counts.device.type else ()
+            if shared:
+                result[place] = theirs, _with_guests(theirs, home, {tag: tags.index(tag) for tag in shared}, rows)
+                kept = [at for at, tag in enumerate(tags) if tag not in shared]
+                tags, rows = tuple(tags[at] for at in kept), _picked([(rows, at) for at in kept], rows)
+        known = {tag for theirs, _ in result for tag in theirs}
+        result.append((tuple(f"{tag}@{rows.counts.device}" if tag in known else tag for tag in tags), rows))
+    return result
+
+
+def _with_guests(tags: Sequence[str], home: TableRows, guests: dict[str, int], rows: TableRows) -> TableRows:
+    """The rows of ``home``, those of some tags merged with rows of another device of the same type."""
+    places = [place for place, tag in enumerate(tags) if tag in guests]
+    moved = TableRows(*(buffer.to(home.counts.device, non_blocking=True) for buffer in rows.buffers))
+    merged = merging.merge(
+        [_picked([(home, at) for at in places], home), _picked([(moved, guests[tags[at]]) for at in places], home)]
+    )
+    new = dict(zip(places, range(len(places))))
+    return _picked([(merged, new[at]) if at in new else (home, at) for at in range(len(tags))], home)
+
+
+def _picked(places: Sequence[tuple[TableRows, int]], like: TableRows) -> TableRows:
+    """These rows, in one table; nothing waits, as an index would."""
+    if not places:
+        return TableRows(*(buffer[:0] for buffer in like.buffers))
+    return TableRows(*(torch.stack(rows) for rows in zip(*([b[at] for b in rows.buffers] for rows, at in places))))
+
+
+@dataclass(frozen=True)
 class SketchSnapshot(Snapshot):
     """A histogram for each sketch that saw an element; rows of a table, one a tag.
 
     Elements that a histogram cannot show are given as scalars beside it, ``nonfinite/<tag>``, where there are any.
+
+    Attributes:
+        parts: tag -> which part of a sharded or replicated tensor this process has observed.
+        notes: tag -> what is said of its histogram.
     """
+
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     kind = Histogram
 
@@ -82,12 +156,20 @@ class SketchSnapshot(Snapshot):
     def plugins(self) -> dict[str, str]:
         return super().plugins | dict.fromkeys(map(_nonfinite_tag, self.tags), Scalar.plugin)
 
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Moments and parameters of the sketches, a row a tag, as ``layout`` has them. Waits for the copy."""
+        arrays = self.copy.wait()
+        if len(arrays) > 1:
+            return arrays[1], arrays[2]
+        heads = np.ascontiguousarray(arrays[0][:, : compact.HEAD]).view(np.float64)
+        return heads[:, : layout.SLOTS], heads[:, layout.SLOTS :]
+
     def settle(self) -> Iterable[tuple[str, Value]]:
         for tag, *row in zip(self.tags, *self.copy.wait()):
             figures, histogram = _packed_histogram(*row) if len(row) == 1 else _histogram(*row)
             if not figures[layout.COUNT]:
                 continue
-            yield tag, histogram
+            yield tag, replace(histogram, description=self.notes[tag]) if tag in self.notes else histogram
             lost = figures[layout.COUNT] - layout.finite(figures)
             if lost:
                 yield _nonfinite_tag(tag), Scalar(float(lost), "elements that are NaN or infinite")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from torchboard.graph.tensors import nested_tensors
 
@@ -22,16 +23,20 @@ def tensors_in(output: Any) -> Iterator[tuple[str, Tensor]]:
 def measurable(tensor: Tensor) -> Tensor | None:
     """The plain, dense, real tensor behind ``tensor``, detached; None where there is nothing to measure.
 
-    A ``DTensor`` gives its local shard, a sparse tensor its values. Meta and fake tensors, complex and nested ones, and
-    tensors inside a functorch transform have nothing that could be measured here.
+    A ``DTensor`` gives its local shard, a sparse tensor its values, a jagged one those of its parts, and a tensor inside a
+    function transform the one that is transformed: of ``vmap`` that is the whole batch, so within ``modes.unseen``. Meta
+    and fake tensors, complex ones, other nested ones and a ``DTensor`` whose ranks hold the terms of a sum have nothing that
+    could be measured here.
     """
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
     tensor = tensor.detach()
     if type(tensor) is not Tensor:
         tensor = _unwrap(tensor)
-    if tensor.device.type == "meta" or tensor.is_complex() or tensor.is_nested:
+    if tensor.device.type == "meta" or tensor.is_complex():
         return None
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return None
+    if tensor.is_nested:
+        return tensor.values() if tensor.layout is torch.jagged and tensor.lengths() is None else None
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout is torch.sparse_coo:
@@ -40,6 +45,8 @@ def measurable(tensor: Tensor) -> Tensor | None:
 
 
 def _unwrap(tensor: Tensor) -> Tensor:
+    if hasattr(tensor, "placements") and any(placement.is_partial() for placement in tensor.placements):
+        return torch.empty(0, device="meta")
     if hasattr(tensor, "to_local"):
         tensor = tensor.to_local()
     if hasattr(tensor, "wait") and hasattr(tensor, "elem"):  # a collective's result that has not been waited for

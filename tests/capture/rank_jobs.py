@@ -1,0 +1,386 @@
+"""What each process of a job does in ``test_ranks``; all numbers are whole or halves, so that no sum is rounded."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from torchboard import Capture, Monitor
+from torchboard.capture.overhead import Overhead
+from torchboard.capture.ranks import Ranks
+from torchboard.capture.sketches import SketchSnapshot
+from torchboard.errors import TorchboardWarning
+from torchboard.sink.null import NullSink
+from torchboard.sketch import layout
+
+BATCH = 16
+
+
+class Keeping(NullSink):
+    """Keeps the rows of sketches and the scalars that it is given: (run, tag, step) -> what."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str, int], object] = {}
+
+    def write(self, event) -> None:
+        for tag, value in event.pairs:
+            self.kept[event.run, tag, event.step] = getattr(value, "value", None)
+        for pending in event.pending:
+            if isinstance(pending, SketchSnapshot):
+                for tag, *row in zip(pending.tags, *pending.copy.wait()):
+                    assert (event.run, tag, event.step) not in self.kept
+                    if row[1][layout.COUNT]:
+                        self.kept[event.run, tag, event.step] = [torch.from_numpy(part.copy()) for part in row]
+            else:
+                self.kept |= {
+                    (event.run, tag, event.step): getattr(value, "value", None) for tag, value in pending.settle()
+                }
+
+
+class Net(nn.Module):
+    """Layers for every kind of split; nine features, a number that does not divide by two or four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.Identity()
+        self.wide = nn.Linear(8, 8)
+        self.gate = nn.ReLU()
+        self.back = nn.Linear(8, 9)
+        self.head = nn.Linear(9, 4, bias=False)
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.side(x[:, 8:])
+        return self.head(self.back(self.gate(self.wide(x[:, :8])))) + self.shift.sum()
+
+
+def net() -> Net:
+    model = Net()
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(-1, 2, parameter.shape, generator=numbers))
+    return model
+
+
+def batch(step: int) -> Tensor:
+    """The whole batch; the last columns hold what is special."""
+    x = torch.randint(-2, 3, (BATCH, 12), generator=torch.Generator().manual_seed(1 + step)).float()
+    x[::3, 8], x[1::5, 9], x[2::7, 10], x[::2, 11] = torch.nan, torch.inf, -torch.inf, -0.0
+    return x
+
+
+def train(model: nn.Module, part: slice, monitor: Monitor | None = None) -> list[Tensor]:
+    """Two epochs, of two steps and of one, of plain gradient descent on a part of each batch, the loss being its mean.
+
+    Gives losses and new weights. The weights are put back after each step, so that all numbers stay small and exact.
+    """
+    optimizer = torch.optim.SGD(model.parameters(), 0.125)
+    seen = []
+    for step in range(3):
+        out = model(batch(step)[part])
+        loss = out.square().sum() / len(out)
+        optimizer.zero_grad()
+        loss.backward()
+        weights = [_local(parameter) for parameter in model.parameters()]
+        before = [weight.detach().clone() for weight in weights]
+        optimizer.step()
+        seen += [loss.detach(), *(weight.detach().clone() for weight in weights)]
+        if monitor is not None:
+            monitor.log_batch(loss=loss)
+        with torch.no_grad():
+            for weight, old in zip(weights, before):
+                weight.copy_(old)
+        if step == 1:
+            with monitor.phase("validation") if monitor else nullcontext(), torch.no_grad():
+                model(batch(9)[part])
+        if step and monitor is not None:
+            monitor.log_epoch()
+    return seen
+
+
+def shares(count: int, number: int) -> slice:
+    """Rows of the batch that belong to one of several parts."""
+    size = BATCH // count
+    return slice(number * size, (number + 1) * size)
+
+
+def watched(
+    prepare: Callable[[nn.Module], nn.Module], part: slice, before: bool = False
+) -> tuple[Keeping, list[Tensor]]:
+    """A training with a monitor that is made before the model is prepared, or after."""
+    sink = Keeping()
+    model = net()
+    monitor = Monitor(model, sink=sink, capture=Capture(every=1)) if before else None
+    model = prepare(model)
+    monitor = monitor or Monitor(model, sink=sink, capture=Capture(every=1))
+    seen = train(model, part, monitor)
+    monitor.close()
+    return sink, seen
+
+
+def _fsdp(model: nn.Module, mesh) -> nn.Module:
+    for layer in (model.wide, model.back):
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def _scale_of_fsdp(mesh) -> float:
+    """What gradients are multiplied with; older versions divide them too little on gloo."""
+    layer = nn.Linear(4, 1, bias=False)
+    fully_shard(layer, mesh=mesh)
+    layer(torch.ones(1, 4)).sum().backward()
+    return layer.weight.grad.full_tensor()[0, 0].item()
+
+
+def _split(model: nn.Module, mesh, **options) -> nn.Module:
+    plan = {"wide": ColwiseParallel(**options), "back": RowwiseParallel()}
+    return parallelize_module(model, mesh, plan)
+
+
+def _of_two_kinds(model: nn.Module, mesh) -> nn.Module:
+    return _fsdp(_split(model, mesh["model"]), mesh["data"])
+
+
+def on_four_ranks(rank: int, directory: str) -> None:
+    """Every kind of parallelism; what rank 0 writes is saved, and the weights that a training without a monitor has."""
+    _set_up(rank, 4, directory)
+    line = init_device_mesh("cpu", (4,))
+    square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    own, half = shares(4, rank), shares(2, rank // 2)
+    jobs = {
+        "ddp": (DistributedDataParallel, own),
+        "fsdp": (lambda model: _fsdp(model, line), own),
+        "hsdp": (lambda model: _fsdp(model, square), own),
+        "tensor": (lambda model: _split(model, line), slice(None)),
+        "dtensor": (lambda model: _split(model, line, use_local_output=False), slice(None)),
+        "both": (lambda model: _of_two_kinds(model, square), half),
+    }
+    for name, (prepare, part) in jobs.items():
+        sink, seen = watched(prepare, part, before=name == "fsdp")
+        bare = train(prepare(net()), part)
+        same = len(seen) == len(bare) and all(map(torch.equal, seen, bare))
+        mesh = {"fsdp": line, "hsdp": square, "both": square["data"]}.get(name)
+        torch.save((sink.kept, same, 1.0 if mesh is None else _scale_of_fsdp(mesh)), f"{directory}/{name}-{rank}")
+    _uneven(rank, directory)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _local(parameter: Tensor) -> Tensor:
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _uneven(rank: int, directory: str) -> None:
+    """Layers, phases and metrics that some ranks have."""
+    sink = Keeping()
+    model = nn.Sequential(nn.Linear(2, 2))
+    if rank == 3:
+        model.add_module("more", nn.Linear(2, 5))
+    monitor = Monitor(model, sink=sink, feature_maps=False)
+    train_on = torch.optim.SGD(model.parameters(), 0.1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(torch.ones(1 + rank, 2)).sum().backward()
+        train_on.step()
+        monitor.log_batch(loss=float(rank), **({"only": 7.0} if rank == 2 else {}))
+        if rank in (0, 3):
+            monitor.log_batch(loss=2.0)
+        if rank == 2:
+            with monitor.phase("validation"), torch.no_grad():
+                model(torch.ones(6, 2))
+                monitor.log_batch(loss=3.5)
+        monitor.log_epoch()
+        monitor.close()
+    torch.save((sink.kept, [str(warning.message) for warning in caught]), f"{directory}/uneven-{rank}")
+
+
+def _set_up(rank: int, size: int, directory: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    store = dist.TCPStore("127.0.0.1", _port(rank, directory), size, rank == 0, wait_for_workers=False)
+    if rank == 0:
+        Path(directory, "port").write_text(str(store.port))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+
+def _port(rank: int, directory: str) -> int:
+    """0 on the rank that serves, so that the system chooses; what it chose on the others."""
+    place = Path(directory, "port")
+    while rank and not (place.exists() and place.read_text()):
+        time.sleep(0.01)
+    return int(place.read_text()) if rank else 0
+
+
+def on_two_ranks(rank: int, directory: str) -> None:
+    """Calls that only some ranks make, a rank that is late, and one that dies."""
+    early = _before_the_job_is_set_up(rank)
+    _set_up(rank, 2, directory)
+    torch.save(early(), f"{directory}/early-{rank}")
+    torch.save(_agreements(rank, directory), f"{directory}/agreements-{rank}")
+    torch.save(_collective_inside(rank), f"{directory}/inside-{rank}")
+    told: dict[str, list[str]] = {}
+    seconds: dict[str, float] = {}
+    for name, job in (("some", _some_call), ("late", _late), ("first", _first_does_not_call)):
+        dist.barrier()
+        began = time.monotonic()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = job(rank)
+        seconds[name] = time.monotonic() - began
+        told[name] = [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
+        torch.save(result, f"{directory}/{name}-{rank}")
+    torch.save((told, seconds), f"{directory}/told-{rank}")
+    _one_dies(rank, directory)
+    _one_monitor(directory)
+    os._exit(0)
+
+
+def _plain(timeout: float = 0.5) -> tuple[Monitor, Keeping, Callable[[], None]]:
+    sink, model = Keeping(), nn.Sequential(nn.Linear(2, 2))
+    monitor = Monitor(model, sink=sink, capture=Capture(rank_timeout=timeout), feature_maps=False, write_graph=False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step() -> None:
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+
+    return monitor, sink, step
+
+
+def _before_the_job_is_set_up(rank: int) -> Callable[[], object]:
+    """A monitor made before; what is called gives what it writes in the job."""
+    os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), "2"
+    monitor, sink, step = _plain(timeout=60.0)
+
+    def go_on():
+        step()
+        monitor.log_epoch()
+        monitor.close()
+        return sink.kept
+
+    return go_on
+
+
+def _agreements(rank: int, directory: str):
+    """What long messages arrive as, how often steps are captured, and where a log goes on that only rank 0 has."""
+    ranks = Ranks("agreements", 60.0)
+    long = {other: (len(sent), sent[:1]) for other, sent in ranks.gather("long", bytes([rank]) * (9 << 20)).items()}
+    overhead = Overhead(0.25, clock=iter([0.0, 0.0, 5.0 * rank, 10.0, 10.0]).__next__)
+    overhead.affords()
+    with overhead:
+        pass
+    overhead.captured()
+    overhead.agree(ranks)
+    for resume in (False, True):
+        with Monitor(nn.Linear(2, 2), f"{directory}/log-{rank}", resume=resume) as monitor:
+            began = monitor.epoch
+            monitor.log_epoch(loss=1.0)
+            monitor.log_epoch(loss=1.0)
+    return long, [overhead.affords() for _ in range(4)], began
+
+
+class Talking(nn.Sequential):
+    """Asks the other ranks for their inputs; Megatron's layers do such things."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return super().forward(x)
+
+
+def _collective_inside(rank: int):
+    """Pictures of a pass on rank 0 alone are left out; it may not wait for the others."""
+    sink, model = Keeping(), Talking(nn.Conv2d(1, 2, 3), nn.ReLU())
+    monitor = Monitor(model, sink=sink)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(torch.full((1, 1, 4, 4), 1.0 + rank)).sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        monitor.log_epoch()
+    monitor.close()
+    return sink.kept, [str(warning.message) for warning in caught]
+
+
+def _some_call(rank: int):
+    """Only rank 0 ends its epochs; so many that waiting in each would take long."""
+    monitor, sink, step = _plain(timeout=3.0)
+    for _ in range(20):
+        step()
+        if rank == 0:
+            monitor.log_epoch()
+    dist.barrier()
+    monitor.close()
+    return sink.kept
+
+
+def _late(rank: int):
+    """Rank 1 misses the first epoch's end, and comes to the others."""
+    monitor, sink, step = _plain()
+    for epoch in range(3):
+        step()
+        if rank == 1 and epoch == 0:
+            time.sleep(1.2)
+        monitor.log_epoch()
+        dist.barrier()
+    monitor.close()
+    return sink.kept
+
+
+def _first_does_not_call(rank: int):
+    """Only rank 1 ends its epochs."""
+    monitor, sink, step = _plain()
+    for _ in range(5):
+        step()
+        if rank == 1:
+            monitor.log_epoch()
+    dist.barrier()
+    monitor.close()
+    return sink.kept
+
+
+def _one_dies(rank: int, directory: str) -> None:
+    """Rank 1 is killed in its second epoch; rank 0 ends its own, and saves what it has."""
+    monitor, sink, step = _plain()
+    step()
+    monitor.log_epoch()
+    dist.barrier()
+    if rank == 1:
+        os._exit(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            step()
+            monitor.log_epoch()
+    monitor.close()
+    torch.save((sink.kept, [str(warning.message) for warning in caught]), f"{directory}/dies-{rank}")
+
+
+def _one_monitor(directory: str) -> None:
+    """Only rank 0 has this monitor, and waits for nobody."""
+    monitor, sink, step = _plain(timeout=300.0)
+    step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        monitor.log_epoch()
+    monitor.close()
+    torch.save((sink.kept, [str(warning.message) for warning in caught]), f"{directory}/one-0")
+
+
+def whole() -> dict[tuple[str, str, int], object]:
+    """The same training by one process."""
+    sink, _ = watched(copy.copy, slice(None))
+    return sink.kept

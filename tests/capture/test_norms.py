@@ -1,0 +1,250 @@
+"""Norms of gradients, before clipping and after, and update ratios, against what a loop works out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from torchboard import Capture, MemorySink, Monitor
+from torchboard.capture.gradient_tap import BackwardEnd
+from torchboard.capture.norms import Norms
+from torchboard.capture.sketches import Sketches, SketchSnapshot, to_host
+from torchboard.capture.snapshot import HostCopy
+from torchboard.errors import TorchboardWarning
+from torchboard.sketch.table import SketchTable
+
+
+def rms(values) -> float:
+    return math.sqrt(sum(float(value) ** 2 for value in values) / len(values))
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def total_norm(*modules: nn.Module) -> torch.Tensor:
+    gradients = [weight.grad.flatten() for module in modules for weight in module.parameters()]
+    return torch.cat(gradients).norm()
+
+
+def logged(sink: MemorySink) -> dict[str, float]:
+    """Tag -> the one number of every scalar of norms and ratios."""
+    tags = [tag for tag in sink.tags("train") if tag.startswith(("gradient_norm", "update_ratio"))]
+    return {tag: value.value for tag in tags for _, value in sink.series(tag)}
+
+
+def trained(loop, model: nn.Module, **options) -> dict[str, float]:
+    sink = MemorySink()
+    with Monitor(model, sink=sink, capture=Capture(every=1, **options), feature_maps=False) as monitor:
+        loop(model)
+        monitor.log_epoch()
+    return logged(sink)
+
+
+@pytest.mark.parametrize("options", [{}, {"parameters": False}], ids=["all", "without parameters"])
+def test_norms_and_ratios_are_those_of_the_captured_steps(options):
+    norms, updates, model = [], [], net()
+
+    def loop(model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            norms.append(total_norm(model))
+            before = model[0].weight.detach().clone()
+            optimizer.step()
+            updates.append((model[0].weight.detach() - before).norm())
+
+    seen = trained(loop, model, **options)
+    assert seen.pop("gradient_norm") == pytest.approx(rms(norms), rel=1e-4)
+    ratio = rms(updates) / model[0].weight.detach().norm().item()
+    assert seen["update_ratio/0/weight"] == pytest.approx(ratio, rel=1e-4)
+    assert set(seen) == {f"update_ratio/{layer}/{kind}" for layer in (0, 2) for kind in ("weight", "bias")}
+
+
+def test_every_epoch_has_norms_of_its_own():
+    model, sink, norms = net(), MemorySink(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for factor in (1.0, 100.0, 10.0):
+            optimizer.zero_grad()
+            (factor * model(torch.randn(8, 4)).square().mean()).backward()
+            norms.append(nn.utils.clip_grad_norm_(model.parameters(), 1e-3).item())
+            optimizer.step()
+            monitor.log_epoch()
+    before, after = (sink.series(tag) for tag in ("gradient_norm_before_clipping", "gradient_norm"))
+    assert [value.value for _, value in before] == pytest.approx(norms, rel=1e-4)
+    assert [value.value for _, value in after] == pytest.approx([1e-3] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "tags"),
+    [
+        ({"updates": False}, {"gradient_norm"}),
+        ({"gradients": False}, {"update_ratio/weight"}),
+        ({"gradients": False, "updates": False}, set()),
+    ],
+    ids=str,
+)
+def test_what_is_not_captured_has_no_norm(options, tags):
+    def loop(model):
+        model(torch.randn(8, 4)).square().mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+
+    seen = trained(loop, nn.Linear(4, 2, bias=False), **options)
+    assert set(seen) - {"gradient_norm_before_clipping"} == tags
+
+
+def test_a_part_that_is_trained_more_often_counts_with_its_own_steps():
+    norms = {"0": [], "2": []}
+
+    def loop(model):
+        optimizers = {name: torch.optim.SGD(model[int(name)].parameters(), 0.1) for name in norms}
+        for number in range(6):
+            model.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            for name, optimizer in optimizers.items():
+                if name == "0" or number % 3 == 2:
+                    norms[name].append(total_norm(model[int(name)]))
+                    optimizer.step()
+
+    seen = trained(loop, net())
+    assert seen["gradient_norm"] == pytest.approx(math.hypot(rms(norms["0"]), rms(norms["2"])), rel=1e-4)
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6], ids=["clipped", "not clipped"])
+@pytest.mark.parametrize("scaler", [None, "plain", "fused"])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_the_norm_before_clipping_is_told_where_clipping_changed_it(limit, scaler, micro_batches):
+    before, after = [], []
+
+    def loop(model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=scaler == "fused")
+        scaling = torch.amp.GradScaler("cpu", init_scale=64.0, enabled=scaler is not None)
+        for _ in range(3):
+            optimizer.zero_grad()
+            for _ in range(micro_batches):
+                scaling.scale(model(torch.randn(8, 4)).square().mean()).backward()
+            scaling.unscale_(optimizer)
+            before.append(nn.utils.clip_grad_norm_(model.parameters(), limit))
+            after.append(total_norm(model))
+            scaling.step(optimizer)
+            scaling.update()
+
+    seen = trained(loop, net())
+    assert seen["gradient_norm"] == pytest.approx(rms(after), rel=1e-4)
+    if limit == 0.01:
+        assert seen["gradient_norm_before_clipping"] == pytest.approx(rms(before), rel=1e-4)
+    else:
+        assert "gradient_norm_before_clipping" not in seen
+
+
+def test_a_fused_optimizers_own_unscaling_is_not_taken_for_clipping():
+    def loop(model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for number in range(5):
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 4)).square().mean()
+            scaler.scale(loss * math.inf if number == 1 else loss).backward()
+            if number != 1:
+                norms.append(total_norm(model) / scaler.get_scale())
+            scaler.step(optimizer)
+            scaler.update()
+
+    norms: list[torch.Tensor] = []
+    seen = trained(loop, net())
+    assert seen["gradient_norm"] == pytest.approx(rms(norms), rel=1e-4)
+    assert "gradient_norm_before_clipping" not in seen
+
+
+@pytest.mark.parametrize(("value", "norm"), [(math.nan, math.nan), (math.inf, math.inf), (1e-30, 0.0)])
+def test_a_norm_of_what_is_not_finite_is_not_finite(value, norm):
+    def loop(model):
+        model(torch.ones(1, 1)).backward()
+        model.weight.grad.fill_(value)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+
+    seen = trained(loop, nn.Linear(1, 1, bias=False))
+    assert seen["gradient_norm"] == pytest.approx(norm, abs=1e-12, nan_ok=True)
+
+
+def test_there_is_no_norm_where_a_gradient_cannot_be_measured():
+    class Waves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.real, self.complex = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+    def loop(model):
+        (model.real * model.complex).abs().sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+
+    assert set(trained(loop, Waves())) == {"update_ratio/real"}
+
+
+def test_gradients_that_no_backward_pass_left_have_no_norm_before_clipping():
+    def loop(model):
+        model.weight.grad = torch.ones(2, 4)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+
+    seen = trained(loop, nn.Linear(4, 2, bias=False))
+    assert seen["gradient_norm"] == pytest.approx(math.sqrt(8)) and "gradient_norm_before_clipping" not in seen
+
+
+def test_the_end_of_a_backward_pass_comes_after_what_wrappers_do_at_its_end():
+    told = []
+    end = BackwardEnd(lambda: told.append("ours"))
+    x = torch.ones(2, requires_grad=True)
+    late = x * 2
+    early = late * 3
+    early.register_hook(lambda _: end.expect())
+    early.register_hook(lambda _: end.expect())
+    engine = torch.autograd.Variable._execution_engine
+    late.register_hook(lambda _: engine.queue_callback(lambda: told.append("a wrapper's")))
+    early.sum().backward()
+    assert told == ["a wrapper's", "ours"]
+    (x * 1).sum().backward()
+    assert told == ["a wrapper's", "ours"]
+
+
+def test_rows_packed_on_their_device_give_the_same_norms():
+    def snapshot(packed):
+        sketches = Sketches()
+        generator = torch.Generator().manual_seed(0)
+        for kind in ("gradients", "updates", "parameters"):
+            sketches.observe_([(f"{kind}/a", torch.randn(50, generator=generator, dtype=torch.float64))])
+        (whole,) = sketches.collect()
+        if not packed:
+            return whole
+        (table,) = sketches._tables.values()
+        generator.manual_seed(0)
+        for row in range(3):
+            table.observe_(row, torch.randn(50, generator=generator, dtype=torch.float64))
+        return SketchSnapshot(whole.tags, to_host(table.read(), packed=True))
+
+    whole, packed = (
+        {tag: value.value for tag, value in Norms((snapshot(is_packed),), {"a": 50}, HostCopy([]), False).settle()}
+        for is_packed in (False, True)
+    )
+    assert whole == packed and set(whole) == {"gradient_norm", "update_ratio/a"}
+
+
+def test_a_fault_of_ours_never_leaves_an_optimizers_step(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(SketchTable, "observe_many_", broken)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(
+        model, sink=MemorySink(), capture=Capture(parameters=False, activations=False), feature_maps=False
+    ) as monitor:
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        monkeypatch.undo()
+        with pytest.warns(TorchboardWarning, match="gradients and updates .* no memory"):
+            monitor.log_epoch()

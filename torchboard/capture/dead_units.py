@@ -1,0 +1,187 @@
+"""Units that an epoch's captured steps never saw change: a ReLU that is always silent, a sigmoid that is always saturated.
+
+A unit is a channel of a convolution's output or a feature of a linear layer's: axis 1 after a convolution or a batch,
+instance or group norm, the last axis after anything else, and where neither has run before, axis 1 of four axes and more
+and the last one of fewer. It counts as dead where all its values of the epoch's captured training steps were one and the
+same. That costs the least and the greatest value of each unit, two reductions an output (on a CPU 0.2 ns an element), kept
+on the device and read when the epoch ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchboard.capture.frame import framed, numbered
+from torchboard.capture.options import Capture, selectors
+from torchboard.capture.select import matches
+from torchboard.capture.snapshot import HostCopy, Snapshot
+from torchboard.capture.tensors import measurable
+from torchboard.capture.views import CONVOLUTIONS
+from torchboard.values import Image, Scalar, Value
+from torchboard.values.image import grid
+
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.Hardtanh,  # and ReLU6
+    nn.Threshold,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardshrink,
+    nn.Softshrink,
+    nn.Sigmoid,
+    nn.Tanh,
+)
+"""Layers that are looked at by default: those that can be constant over a range of what comes in."""
+_CHANNELS_FIRST = (
+    *CONVOLUTIONS,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+)
+_FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase)
+_MAX_DRAWN, _MAX_NAMED = 1 << 14, 10
+_WIDTH, _CELLS = 320, (2, 20)
+_DESCRIPTION = "The share of units that had one and the same value in all captured steps of the epoch."
+_DEAD, _ALIVE = (40, 40, 40), (198, 219, 239)
+
+
+class DeadUnits:
+    """Keeps the range of every unit of the chosen layers over the captured steps of an epoch.
+
+    A layer that is called several times has a range for each layer that runs before it; the second has ``.2`` behind its
+    tag, the third ``.3``, and the picture says which is which.
+
+    Args:
+        options: whether, and of which layers.
+    """
+
+    def __init__(self, options: Capture) -> None:
+        chosen = options.dead_units if options.activations else False
+        self.wanted = chosen is not False
+        given = ACTIVATIONS if chosen is True else selectors(chosen or None)
+        self._types = tuple(selector for selector in given if isinstance(selector, type))
+        self._others = tuple(selector for selector in given if not isinstance(selector, type))
+        self._ranges: dict[tuple[str, str, int, torch.device], _Range] = {}
+        self._after: tuple[str, bool | None] = ("", None)
+
+    def observe(self, name: str, module: nn.Module, output: Any) -> None:
+        """A layer has run; launches two to four small operations where it is one of those, and never waits."""
+        is_meant = isinstance(module, self._types) or self._others and self._is_named(name, module)
+        is_first = isinstance(module, _CHANNELS_FIRST)
+        is_known = is_first or isinstance(module, _FEATURES_LAST)
+        if is_meant and isinstance(output, Tensor):
+            self._fold(name, output, *(("", is_first) if is_known else self._after))
+        if is_known:
+            self._after = name, is_first
+
+    def collect(self) -> list[DeadUnitSnapshot]:
+        """The ranges since the last call, on their way to the host; they begin anew."""
+        seen = {tag_: range_ for tag_, range_ in self._tagged() if range_.count > 1}
+        copy = HostCopy([torch.stack((range_.low, range_.high)) for range_ in seen.values()]) if seen else None
+        facts = tuple((range_.after, range_.count) for range_ in seen.values())
+        for range_ in self._ranges.values():
+            range_.count = 0
+        return [DeadUnitSnapshot(tuple(seen), copy, facts)] if copy else []
+
+    def _is_named(self, name: str, module: nn.Module) -> bool:
+        return any(matches(selector, name, module) for selector in self._others)
+
+    def _fold(self, name: str, output: Tensor, after: str, is_first: bool | None) -> None:
+        local = measurable(output)
+        if local is None or not local.numel() or not local.ndim or not local.is_floating_point():
+            return
+        axis = _unit_axis(local.ndim, is_first)
+        key = name, after, local.shape[axis], local.device
+        if key not in self._ranges:
+            self._ranges[key] = _Range(after)
+        self._ranges[key].widen(local, [place for place in range(local.ndim) if place != axis])
+
+    def _tagged(self) -> Iterable[tuple[str, _Range]]:
+        """Each range with its tag but for the kind, in the order in which they were first seen."""
+        calls: dict[str, int] = {}
+        for (name, *_), range_ in self._ranges.items():
+            calls[name] = calls.get(name, 0) + 1
+            yield name.replace(".", "/") + (f".{calls[name]}" if calls[name] > 1 else ""), range_
+
+
+class _Range:
+    """The least and the greatest value of each unit, and how many values it had."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, after: str) -> None:
+        self.after = after
+        self.count = 0
+
+    def widen(self, output: Tensor, axes: list[int]) -> None:
+        low, high = _ends(output, axes) if axes else (output.clone(), output.clone())
+        if self.count:
+            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.low, self.high = low, high
+        self.count += output.numel() // low.numel()
+
+
+def _ends(output: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+    """The least and the greatest along these axes; on a CPU examples first, which is up to ten times as fast on small maps."""
+    if not output.is_cpu or len(axes) == 1:
+        return output.amin(axes), output.amax(axes)
+    rest = [place - 1 for place in axes[1:]]
+    return output.amin(0).amin(rest), output.amax(0).amax(rest)
+
+
+@dataclass(frozen=True)
+class DeadUnitSnapshot(Snapshot):
+    """The share of dead units of each layer, ``dead_units/<layer>``, and a map of them where there are any.
+
+    Attributes:
+        facts: what ran before each layer, and how many values each of its units had.
+    """
+
+    facts: tuple[tuple[str, int], ...]
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        scalars = {f"dead_units/{name}": Scalar.plugin for name in self.tags}
+        return scalars | {f"dead_unit_maps/{name}": Image.plugin for name in self.tags}
+
+    def settle(self) -> Iterable[tuple[str, Value]]:
+        for name, (after, count), (low, high) in zip(self.tags, self.facts, self.copy.wait()):
+            dead = low == high
+            yield f"dead_units/{name}", Scalar(float(dead.mean()), _DESCRIPTION)
+            if dead.any():
+                heading = _heading(dead, after, count)
+                yield f"dead_unit_maps/{name}", Image(unit_map(dead, heading)[None], " ".join(heading))
+
+
+def unit_map(dead: np.ndarray, heading: list[str]) -> np.ndarray:
+    """A square for each unit, bool[units], row by row, the dead ones dark: a picture uint8[H, W, 3]."""
+    drawn = dead[:_MAX_DRAWN]
+    columns = next(count for count in (16, 32, 64, 128) if count == 128 or count * count >= len(drawn))
+    side = max(_CELLS[0], min(_CELLS[1], _WIDTH // columns))
+    colors = np.where(drawn[:, None], np.uint8(_DEAD), np.uint8(_ALIVE))
+    squares = grid(colors[:, None, None].repeat(side, 1).repeat(side, 2), columns=columns, gap=1)
+    rows = numbered(-(-len(drawn) // columns), side + 1, step=columns)
+    return framed(squares, heading, None, rows, numbered(min(columns, len(drawn)), side + 1, apart=36, sign="+"))
+
+
+def _heading(dead: np.ndarray, after: str, count: int) -> list[str]:
+    places = np.flatnonzero(dead)
+    named = ", ".join(map(str, places[:_MAX_NAMED])) + (", …" if len(places) > _MAX_NAMED else "")
+    lines = [f"{len(places)} of {len(dead)} units dead (dark), {count:,} values each", named]
+    if len(dead) > _MAX_DRAWN:
+        lines.append(f"the first {_MAX_DRAWN:,} are drawn")
+    return lines + ([f"called after {after}"] if after else [])
+
+
+def _unit_axis(ndim: int, is_first: bool | None) -> int:
+    """The axis of the units, among so many, after a layer that puts them first, or last, or after none that is known."""
+    if is_first is None:
+        is_first = ndim > 3
+    return 1 if is_first and ndim > 1 else ndim - 1

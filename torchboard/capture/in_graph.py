@@ -1,0 +1,272 @@
+"""Captured training steps that stay compiled: hooks that the compiler traces into the user's graph.
+
+A compiler does not notice hooks that come after the first call, so these sit on the layers from the start. Disarmed they
+trace to nothing: the graph has the nodes of the bare model's. Armed they trace to one operator for each output, and to one
+for its gradient, in the backward pass of an identity. The compiler keeps both graphs and switches between them by a guard
+on a flag; nothing is compiled a third time. What the operators fold into are the rows that everything else is folded into,
+so histograms are those of an eager step to the bin, as far as the compiled code's numbers are the eager ones.
+
+The first captured step runs eagerly: it shows which outputs there are, and gives each of them a row of 32 KiB on its
+device, and another for its gradient. Passes of other phases run eagerly too. A captured step copies each output once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from torchboard.capture.gradient_tap import BackwardEnd, graph_task
+from torchboard.capture.graph_checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
+from torchboard.capture.modes import transformed
+from torchboard.capture.ranks import in_a_job
+from torchboard.capture.select import tag
+from torchboard.capture.sketches import SketchSnapshot, to_host
+from torchboard.graph.inert import InertWhenCopied
+from torchboard.sketch import ops
+from torchboard.sketch.rows import TableRows
+from torchboard.sketch.table import blank_rows
+
+Eagerly = Callable[[nn.Module, tuple, Any], None]
+OUTPUTS, GRADIENTS = "activations", "activation_gradients"
+
+_library = torch.library.Library("torchboard", "FRAGMENT")
+_SCHEMA = "(Tensor(a!) counts, Tensor(b!) moments, Tensor(c!) parameters, Tensor tensor) -> ()"
+_library.define(f"observe_output_{_SCHEMA}")
+_library.define(f"observe_gradient_{_SCHEMA}")
+
+
+class GraphRow(NamedTuple):
+    """The row of one tag in tensors of its own, which a compiled graph writes into."""
+
+    counts: Tensor
+    moments: Tensor
+    parameters: Tensor
+
+    def observe_(self, tensor: Tensor) -> None:
+        """Folds every element of a tensor into the row, on its device; never waits."""
+        ops.observe_(self.counts, self.moments, self.parameters, 0, tensor)
+
+
+class Switch:
+    """The flag that all hooks of a model look at, and the compiler guards on."""
+
+    __slots__ = ("armed",)
+
+    def __init__(self) -> None:
+        self.armed = False
+
+
+class GraphHook(InertWhenCopied):
+    """What sits on a layer from the monitor's beginning to its end.
+
+    Args:
+        switch: shared by the hooks of a model.
+        eagerly: called as a hook is, where nothing is being compiled.
+
+    Attributes:
+        outputs: which of the layer's outputs is folded into which row, by its place in what the layer returns.
+        gradients: the same for their gradients.
+    """
+
+    __slots__ = ("_switch", "_eagerly", "outputs", "gradients")
+
+    def __init__(self, switch: Switch, eagerly: Eagerly) -> None:
+        self._switch = switch
+        self._eagerly = eagerly
+        self.outputs: dict[str, GraphRow] = {}
+        self.gradients: dict[str, GraphRow] = {}
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if not self._switch.armed:
+            return None
+        if not torch.compiler.is_compiling():
+            return self._eagerly(module, args, output)
+        if torch.compiler.is_exporting() or _transformed():
+            return None
+        if not module.training and not torch.is_grad_enabled():
+            return None
+        traced = self._traced(output, "")
+        return traced if self.gradients else None
+
+    def _traced(self, value: Any, suffix: str) -> Any:
+        """The same value, each tensor of it folded, and replaced by one whose gradient will be."""
+        if isinstance(value, Tensor):
+            return self._fold(value, suffix) if type(value) is Tensor else value
+        if isinstance(value, (tuple, list)):
+            names = getattr(value, "_fields", range(len(value)))
+            items = [self._traced(item, f"{suffix}.{name}") for name, item in zip(names, value)]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        if is_dataclass(value):
+            names = value.keys() if isinstance(value, Mapping) else [field.name for field in fields(value)]
+            changed = {name: self._traced(getattr(value, name), f"{suffix}.{name}") for name in names}
+            return replace(value, **changed)
+        if type(value) is dict:
+            return {key: self._traced(item, f"{suffix}.{key}") for key, item in value.items()}
+        return value
+
+    def _fold(self, tensor: Tensor, suffix: str) -> Tensor:
+        row = self.outputs.get(suffix)
+        if row is not None and row.counts.device == tensor.device:
+            _observe_output(*row, tensor.detach())
+        row = self.gradients.get(suffix)
+        if row is not None and row.counts.device == tensor.device and tensor.requires_grad:
+            return _Tapped.apply(tensor, *row)
+        return tensor
+
+
+class InGraph:
+    """The hooks of a model whose captured steps stay compiled, and the rows that training is folded into.
+
+    Args:
+        model: whose layers these are.
+        layers: name -> the layer, and what its hook calls, as a hook is called, where nothing is being compiled.
+        backward_end: told in each armed backward pass that it will end.
+
+    Raises:
+        InvalidValueError: what ``check_graph_mode`` says.
+
+    Attributes:
+        error: which layers compiled steps showed nothing of, if there are any.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Mapping[str, tuple[nn.Module, Eagerly]], backward_end: BackwardEnd
+    ) -> None:
+        check_graph_mode(model)
+        _prepare_compiler()
+        self.error: Exception | None = None
+        self._model = model
+        self._backward_end = backward_end
+        self._switch = Switch()
+        self._hooks = {
+            name: GraphHook(self._switch, torch.compiler.disable(call)) for name, (_, call) in layers.items()
+        }
+        self._handles = [layer.register_forward_hook(self._hooks[name]) for name, (layer, _) in layers.items()]
+        self._rows: dict[str, GraphRow] = {}
+        self._check = CompiledCheck(self._report)
+
+    @property
+    def armed(self) -> bool:
+        """Whether the hooks record."""
+        return self._switch.armed
+
+    @property
+    def knows_rows(self) -> bool:
+        """Whether a step has shown which outputs there are."""
+        return bool(self._rows)
+
+    def arm(self, on: bool, compiled: bool = False) -> None:
+        """Whether the hooks record from now on, and whether they do in compiled code."""
+        self._switch.armed = on
+        (backward_ends.add if on and compiled else backward_ends.discard)(self._backward_end)
+        if on and compiled:
+            self._check.begin(self._moments())
+
+    def end_step(self) -> None:
+        """A training step has ended: whether compiled code calls the hooks can be told, once."""
+        if self.armed:
+            self._check.end_step()
+
+    def row(self, kind: str, layer: str, suffix: str, device: torch.device) -> GraphRow | None:
+        """The row of an output or of its gradient, made when first asked for; None where it is on another device."""
+        rows = self._hooks[layer].outputs if kind == OUTPUTS else self._hooks[layer].gradients
+        if suffix not in rows:
+            rows[suffix] = self._rows[tag(kind, layer) + suffix] = GraphRow(*blank_rows(1, device).buffers)
+        return rows[suffix] if rows[suffix].counts.device == device else None
+
+    def collect(self) -> list[SketchSnapshot | RowsMet]:
+        """The rows since the last call on their way to the host, one snapshot a device; they begin anew, empty."""
+        snapshots: list[SketchSnapshot | RowsMet] = self._check.collect(self._moments())
+        for device in dict.fromkeys(row.counts.device for row in self._rows.values()):
+            here = {tag_: row for tag_, row in self._rows.items() if row.counts.device == device}
+            rows = TableRows(*(torch.cat(buffers) for buffers in zip(*here.values())))
+            snapshots.append(SketchSnapshot(tuple(here), to_host(rows, packed=rows.counts.is_cuda and not in_a_job())))
+            _clear(here.values(), device)
+        return snapshots
+
+    def remove(self) -> None:
+        """Takes the hooks away."""
+        self.arm(False)
+        for handle in self._handles:
+            handle.remove()
+
+    def _moments(self) -> dict[str, Tensor]:
+        return {tag_: row.moments for tag_, row in self._rows.items()}
+
+    def _report(self, silent: list[str]) -> None:
+        self.error = silent_layers(self._model, silent)
+
+
+backward_ends: WeakSet[BackwardEnd] = WeakSet()
+"""Who is told when a backward pass ends that a compiled graph has reported a gradient from."""
+
+
+class _Tapped(torch.autograd.Function):
+    """The identity; the gradient is folded into a row on its way. A copy, because a view made here could not be written to."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, *row: Tensor) -> Tensor:
+        ctx.row = row
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        _observe_gradient(*ctx.row, gradient)
+        return gradient, None, None, None
+
+
+def _fold_output(counts: Tensor, moments: Tensor, parameters: Tensor, tensor: Tensor) -> None:
+    """Unless checkpointing runs the compiled code again inside the backward pass."""
+    if graph_task() == -1:
+        ops.observe_(counts, moments, parameters, 0, tensor)
+
+
+def _fold_gradient(counts: Tensor, moments: Tensor, parameters: Tensor, tensor: Tensor) -> None:
+    ops.observe_(counts, moments, parameters, 0, tensor)
+    for end in tuple(backward_ends):
+        end.expect()
+
+
+def _fold_nothing(counts: Tensor, moments: Tensor, parameters: Tensor, tensor: Tensor) -> None:
+    """Tensors without data."""
+
+
+for _name, _fold_ in (("observe_output_", _fold_output), ("observe_gradient_", _fold_gradient)):
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+    _library.impl(_name, _fold_, "CompositeExplicitAutograd")
+    _library.impl(_name, _fold_nothing, "Meta")
+
+_observe_output = torch.ops.torchboard.observe_output_.default
+_observe_gradient = torch.ops.torchboard.observe_gradient_.default
+
+
+@lru_cache(maxsize=1)
+def _prepare_compiler() -> None:
+    """Once in a process: what the compiler has to know of these hooks.
+
+    It gives up on code that it has compiled in too many versions, 8 by default. Here come up to three for each that there
+    would be: without the measuring, with it, and, when the monitor is closed, without hooks.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit *= 3
+    torch.compiler.assume_constant_result(_transformed)
+    torch._dynamo.eval_frame.skip_code(GraphHook.__call__.__code__)  # no graph of its own, where it is not inlined
+
+
+def _transformed() -> bool:
+    """Asked while code is traced, not while it runs: whether that is inside a transform of ``torch.func``."""
+    return transformed()
+
+
+def _clear(rows: Iterable[GraphRow], device: torch.device) -> None:
+    empty = blank_rows(1, device).buffers
+    for row in rows:
+        for buffer, nothing in zip(row, empty):
+            buffer.copy_(nothing)

@@ -1,0 +1,86 @@
+"""Which part of which whole a rank's tensor is.
+
+A ``DTensor`` says so itself. An ordinary parameter is the same on every rank, and an ordinary output is of this rank's own
+part of the batch, unless ranks work on one batch together, as in tensor parallelism: then some outputs are parts of one
+tensor and others are the same on all those ranks, and what they hold tells which.
+
+Nothing here communicates; looking at a ``DTensor`` costs microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from torchboard.graph.module_names import parameter_names
+
+
+class Part(NamedTuple):
+    """One part of a tensor that several ranks hold together.
+
+    Attributes:
+        holders: told by the first of them; "" for a parameter, which all ranks hold together.
+        place: which of the parts; ranks with the same part have the same here.
+        counts: False for a rank whose part another rank has too.
+    """
+
+    holders: str
+    place: str
+    counts: bool = True
+
+
+def part_of(tensor: Tensor) -> Part | None:
+    """Which part of a ``DTensor`` this rank holds; None for any other tensor."""
+    if type(tensor) is Tensor or not hasattr(tensor, "placements"):
+        return None
+    mesh = tensor.device_mesh
+    at = mesh.get_coordinate()
+    holders = f"mesh of {int(mesh.mesh.flatten()[0])}"
+    if at is None:
+        return Part(holders, "", counts=False)
+    counts, place = True, []
+    for axis, (placement, where) in enumerate(zip(tensor.placements, at)):
+        if placement.is_replicate():
+            counts &= where == 0
+        else:
+            place.append(f"{axis}:{where}")
+    return Part(holders, ",".join(place), counts)
+
+
+def ranks_of_one_batch(model: nn.Module, rank: int) -> tuple[int, ...]:
+    """The ranks that compute on the same examples together with this one, in order; in data parallelism this one alone.
+
+    They lie along the axes of the parameters' meshes that are not FSDP's.
+    """
+    data_axes = _axes_of_fsdp(model)
+    found: tuple[int, ...] = (rank,)
+    for _, parameter in parameter_names(model):
+        mesh = getattr(parameter, "device_mesh", None)
+        if mesh is None or mesh.ndim <= data_axes or (at := mesh.get_coordinate()) is None:
+            continue
+        together = mesh.mesh[tuple(at[: int(data_axes)])].flatten()
+        if together.numel() > len(found):
+            found = tuple(sorted(map(int, together)))
+    return found
+
+
+def _axes_of_fsdp(model: nn.Module) -> float:
+    """How many axes of a parameter's mesh, the first ones, ``fully_shard`` shards and replicates over; 0 without it.
+
+    Infinite where this version of torch does not tell.
+    """
+    axes = 0.0
+    for module in model.modules():
+        if hasattr(module, "_get_fsdp_state"):
+            axes = max(axes, _axes_of(module._get_fsdp_state()))
+    return axes
+
+
+def _axes_of(state: Any) -> float:
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:
+        groups = [state._fsdp_param_group] if getattr(state, "_fsdp_param_group", None) else []
+    axes = [getattr(getattr(group, "mesh_info", None), "mesh", None) for group in groups]
+    return max((math.inf if mesh is None else mesh.ndim for mesh in axes), default=0)
