@@ -81,6 +81,8 @@ def test_everything_a_run_holds():
         "run/layers": "text",
         **{f"{kind}/{name}": "histograms" for kind in ("activations", "activation_gradients") for name in layers},
         **{f"{kind}/{name}": "histograms" for kind in ("gradients", "updates", "parameters") for name in parameters},
+        **{f"update_ratio/{name}": "scalars" for name in parameters},
+        "gradient_norm": "scalars",
         "feature_maps/conv": "images",
     }
     assert sink.tags("validation") == {"evaluation_loss_vs_iterations": "scalars", "epoch_loss": "scalars"}
@@ -95,7 +97,7 @@ def test_the_graph_holds_the_models_operations_and_none_of_ours():
     ((step, graph),) = sink.series("__run_graph__")
     operations = {node.op for node in graph.nodes} - {"Placeholder", "Parameter", "Buffer", "Output"}
     assert step == 0
-    assert operations == {"conv2d", "add_", "batch_norm", "relu", "flatten", "dropout", "linear"}
+    assert operations == {"conv2d", "batch_norm", "relu", "flatten", "dropout", "linear"}
 
 
 def test_a_counter_of_the_users_does_not_see_our_operations():

@@ -13,9 +13,10 @@ import torch
 from accumulated import accumulated
 from torch import nn
 
-from torchboard import Monitor
+from torchboard import Capture, Monitor
 
 GOLDEN = json.loads(Path(__file__).parents[1].joinpath("golden", "keras_callback.json").read_text())["cases"]
+KERAS_LOOKS_AT = Capture(activations=False, gradients=False, updates=False)
 LOSSY = "every third batch, with speed"
 """Four batches an epoch: Keras leaves out what belongs to the end of an epoch whose last batch it does not write."""
 
@@ -24,7 +25,7 @@ def replay(case, log_dir):
     """Logs with a monitor what Keras said in a training."""
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    options = {"histogram_freq": 0, **case["options"]}
+    options = {"histogram_freq": 0, "capture": KERAS_LOOKS_AT, **case["options"]}
     with Monitor(model, log_dir, write_graph=False, feature_maps=False, **options) as monitor:
         for epoch in case["epochs"]:
             optimizer.param_groups[0]["lr"] = epoch["learning_rate"]

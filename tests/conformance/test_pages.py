@@ -61,7 +61,14 @@ def test_every_page_that_has_data_is_on(digits_board):
 def test_scalars_are_what_was_logged(digits_board, digits):
     tags = digits_board.plugin("scalars", "tags")
     over_steps = {("validation", f"evaluation_{name}_vs_iterations") for name in ("accuracy", "loss")}
-    assert {(run, tag) for run in tags for tag in tags[run]} == {*digits.scalars, *over_steps}
+    measured = {("train", f"update_ratio/{name.replace('.', '/')}") for name in digits.parameters}
+    measured |= {("train", "gradient_norm")}
+    dead = {(run, tag) for run in tags for tag in tags[run] if tag.startswith("dead_units/")}
+    assert dead == {("train", f"dead_units/blocks/{block}/relu{call}") for block in (0, 1) for call in ("", ".2")}
+    logged_tags = {(run, tag) for run in tags for tag in tags[run]}
+    assert logged_tags == {*digits.scalars, *over_steps, *measured, *dead}
+    for run, tag in measured:
+        assert all(value > 0 for _, value in digits_board.points(run, tag)), tag
     for (run, tag), logged in digits.scalars.items():
         points = digits_board.points(run, tag)
         assert [step for step, _ in points] == STEPS
@@ -158,15 +165,15 @@ def test_distributions_follow_the_histograms(digits_board, digits):
 
 def test_every_convolution_has_a_picture_of_its_maps_an_epoch(digits_board, digits):
     tags = digits_board.plugin("images", "tags")
-    assert {tag for tag in tags["train"]} == {f"feature_maps/{name}" for name in digits.convolutions}
+    maps = {tag for tag in tags["train"] if not tag.startswith("dead_unit_maps/")}
+    assert maps == {f"feature_maps/{name}" for name in digits.convolutions}
     for name, convolution in digits.convolutions.items():
         info = tags["train"][f"feature_maps/{name}"]
-        assert info["samples"] == 1 and f"{convolution.out_channels} maps of 8 x 8" in info["description"]
+        assert info["samples"] == 1 and f"{convolution.out_channels} channels, 8 x 8" in info["description"]
         shown = pictures(digits_board, "train", f"feature_maps/{name}", 0)
         assert [step for step, _ in shown] == STEPS
         for _, picture in shown:
-            columns = math.isqrt(convolution.out_channels)
-            assert picture.width == picture.height and (picture.width + 1) % columns == 0 and picture.width >= 64
+            assert picture.width >= 350, "what TensorBoard makes of a picture when it is not clicked"
             assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24)) > 10
         assert len({picture.tobytes() for _, picture in shown}) == EPOCHS
 
@@ -210,7 +217,7 @@ def test_graphs_are_the_operations_with_their_costs_and_the_layers_of_both_phase
 
 def test_the_graph_of_the_validation_run_has_no_dropout(digits_board):
     ops = {run: {node.op for node in graph(digits_board, run=run).node} for run in ("train", "validation")}
-    assert ops["train"] - ops["validation"] == {"dropout", "add_"}
+    assert ops["train"] - ops["validation"] == {"dropout"}
     assert ops["validation"] <= ops["train"]
 
 
@@ -249,7 +256,7 @@ def test_the_graph_of_operations_is_whole(digits_board, digits):
 
 
 def test_the_graph_holds_what_the_model_did_and_nothing_that_the_monitor_did(digits_board):
-    called = {"conv2d", "batch_norm", "relu", "add", "add_", "max_pool2d", "flatten", "dropout", "linear"}
+    called = {"conv2d", "batch_norm", "relu", "add", "max_pool2d", "flatten", "dropout", "linear"}
     assert {node.op for node in graph(digits_board).node} == called | {"Placeholder", "Parameter", "Buffer", "Output"}
 
 
@@ -259,7 +266,7 @@ def test_an_operation_tells_the_arguments_that_it_was_called_with(digits_board):
     }
     convolution = attributes["DigitNet/stem/conv2d"]
     assert (convolution["padding"], convolution["stride"], convolution["dtype"]) == ("[1, 1]", "[1, 1]", "float32")
-    assert attributes["DigitNet/dropout/dropout"].get("p", "0.1") == "0.1"
+    assert attributes["DigitNet/dropout"].get("p", "0.1") == "0.1"
 
 
 def test_data_flows_from_the_picture_through_every_layer_to_the_scores(digits_board, digits):
@@ -273,7 +280,7 @@ def test_data_flows_from_the_picture_through_every_layer_to_the_scores(digits_bo
             waiting += [source.removeprefix("^").split(":")[0] for source in nodes[name].input]
     assert {node.name for node in nodes.values() if node.op == "Placeholder"} <= reached
     for layer in digits.layers[1:]:
-        assert any(name.startswith(f"DigitNet/{layer}/") for name in reached), layer
+        assert any(f"{name}/".startswith(f"DigitNet/{layer}/") for name in reached), layer
 
 
 def test_the_graph_of_layers_nests_and_connects_them(digits_board, digits):

@@ -71,7 +71,7 @@ def test_time_series_draws_histograms_and_pictures(page):
     outlines = "return deep('histogram-card').map(card => drawn('tb-histogram path', card, 100).length)"
     assert until(lambda: page.ask(outlines), lambda counts: len(counts) >= 4 and min(counts) >= EPOCHS)
     images = "return deep('image-card img').map(e => e.naturalWidth)"
-    assert until(lambda: page.ask(images), lambda widths: widths and min(widths) > 0) == [131]
+    assert until(lambda: page.ask(images), lambda widths: widths and min(widths) > 0) == [350]
 
 
 def test_the_scalars_page_draws_a_line_a_run(page):
@@ -113,7 +113,7 @@ def test_the_images_page_shows_the_feature_maps_and_the_confusion_matrix(page, d
         return expected <= {tag for tag, _ in cards} and all(len(found) == 1 and found[0] > 0 for _, found in cards)
 
     shown = dict(until(lambda: page.ask(widths), loaded))
-    assert shown["confusion_matrix"] == [500] and shown["feature_maps/stem"] == [131]
+    assert shown["confusion_matrix"] == [500] and shown["feature_maps/stem"] == [350]
 
 
 def test_the_text_page_shows_the_facts_as_a_table_and_the_model_as_code(page):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from digits_job import ROOT
 
@@ -13,6 +14,7 @@ import torchboard.proto as proto
 from torchboard import read
 from torchboard.eventfile.scanning import scan
 from torchboard.values.hparams import SESSION_END_TAG, SESSION_START_TAG
+from torchboard.values.projector import CONFIG, Embedding, entries
 
 
 def run_example(name, directory, *arguments):
@@ -126,3 +128,47 @@ def test_predictions_and_slices_get_better_over_the_epochs(tmp_path):
         assert list(log.scalars("slices/accuracy", run).steps) == list(range(6))
     areas = log.scalars("predictions/roc_auc", "validation").values
     assert areas[-1] > 0.97
+
+
+def embeddings_of(run):
+    """Name -> embedding of all that a run lists."""
+    listed = entries((run / CONFIG).read_bytes())
+    return {entry.tensor_name: Embedding.decode(entry, lambda path: (run / path).read_bytes()) for entry in listed}
+
+
+def test_words_of_a_text_are_points_that_move_over_the_epochs(tmp_path):
+    run_example("word_embedding", tmp_path)
+    found = embeddings_of(tmp_path / "runs" / "word_embedding" / "train")
+    assert list(found) == [f"embeddings/0:{epoch:05}" for epoch in (0, 2, 4)]
+    first, *_, last = found.values()
+    assert first.labels == last.labels and ("array",) in last.labels and len(last.points) == 300
+    assert abs(first.points - last.points).max() > 0.5
+    losses = read(tmp_path / "runs" / "word_embedding").scalars("epoch_loss", "train").values
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_digits_are_points_with_pictures_that_come_to_lie_with_their_like(tmp_path):
+    run_example("projector", tmp_path)
+    found = embeddings_of(tmp_path / "runs" / "projector" / "train")
+    assert list(found) == [f"activations/2:{epoch:05}" for epoch in range(4)]
+    last = found["activations/2:00003"]
+    assert last.points.shape == (297, 32) and last.pictures.shape == (297, 8, 8, 1)
+
+    def alike(points):
+        """How often the nearest other point has the same label."""
+        distances = ((points[:, None] - points[None]) ** 2).sum(2) + 1e9 * (np.arange(297)[:, None] == np.arange(297))
+        labels = np.array(last.labels)[:, 0]
+        return (labels[distances.argmin(1)] == labels).mean()
+
+    assert alike(last.points) > 0.8
+
+
+def test_batches_are_profiled_for_all_viewers(tmp_path):
+    run_example("profiler", tmp_path)
+    train = tmp_path / "runs" / "profiler" / "train"
+    (folder,) = (train / "plugins" / "profile").iterdir()
+    assert sorted(path.name.partition(".")[2] for path in folder.iterdir()) == ["pt.trace.json.gz", "xplane.pb"]
+    log = read(tmp_path / "runs" / "profiler")
+    assert list(log.scalars("layer_time/4/backward_ms", "train").steps) == [5, 6, 7, 8]
+    assert len(log.scalars("epoch_samples_per_second", "train").values) == 1
+    assert "profile/operations" in log.tags("train")

@@ -148,6 +148,23 @@ def test_a_loss_scalers_skipped_steps_are_counted_and_its_gradients_unscaled(fus
     assert value.value == len(bad)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_loss_scaler_that_is_switched_off_is_none(enabled):
+    def loop(model, notes, monitor):
+        optimizer = sgd(model)
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled)
+        scaler.scale(model(torch.randn(5, 4)).square().mean()).backward()
+        scaler.unscale_(optimizer)
+        for name, weight in model.named_parameters():
+            notes.note("gradients/" + name.replace(".", "/"), weight.grad)
+        scaler.step(optimizer)
+        scaler.update()
+
+    sink, notes = trained(two_layers, loop)
+    check(sink, notes)
+    assert ("monitor/skipped_steps" in sink.tags("train")) == enabled
+
+
 def test_skipped_steps_are_those_of_the_epoch():
     model, sink = two_layers(), MemorySink()
     optimizer, scaler = sgd(model), torch.amp.GradScaler("cpu", growth_interval=100)
@@ -396,15 +413,19 @@ def test_function_transforms_pass_and_the_training_around_them_is_seen():
         def loss(weights, x):
             return torch.func.functional_call(model, weights, (x,)).square().sum()
 
-        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, torch.randn(3, 1, 4))
+        x = torch.randn(3, 1, 4)
+        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, x)
         notes.note("outside", gradients["0.weight"])
-        torch.func.jacrev(lambda x: model(x))(torch.randn(4))
+        inner = nn.functional.linear(x, weights["0.weight"], weights["0.bias"])
+        notes.note("activations/0", inner)
+        notes.note("activations/1", nn.functional.linear(inner, weights["1.weight"], weights["1.bias"]))
         noted(model[1], "1", noted(model[0], "0", torch.randn(5, 4), notes), notes).square().mean().backward()
         stepped(model, optimizer, notes)
 
     sink, notes = trained(two_layers, loop)
     del notes["outside"]
     check(sink, notes)
+    assert captured(sink, "activations/1")[0] == 16 and captured(sink, "activation_gradients/1")[0] == 10
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
