@@ -128,7 +128,7 @@ def adders(name: str, log_dir: str, what: dict[str, Any]) -> tuple[dict[str, Cal
         "embedding": lambda step: writer.add_embedding(what["embedding"], labels, what["thumbnails"], step),
     }
     if name == "torchboard":
-        from torchboard.capture.sheets import Planes
+        from torchboard.drawing.sheets import Planes
 
         sheet = Planes(tuple(what["maps"].shape), len(what["maps"]))
         cases["maps"] = lambda step: writer.add_image("a", sheet.draw(what["maps"].numpy()), step, dataformats="HWC")

@@ -23,7 +23,7 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, Monitor
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.ranks.exchange import Ranks
 from torchboard.sink.null import NullSink
 
 VARIANTS = {

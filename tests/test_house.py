@@ -35,6 +35,7 @@ ROOMS = [
     "log_dir",
     "tags",
     "sink",
+    "drawing",
     "values",
     "eventfile",
     "proto",

@@ -25,10 +25,10 @@ from torchboard.capture.metrics import PhaseMetrics, check_metric
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
 from torchboard.capture.options import Capture, frequency
-from torchboard.capture.pooled import greeting, name_of
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.pictures.weight_images import WeightImages
+from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.pooled import greeting, name_of
 from torchboard.capture.recorder import TRAIN
-from torchboard.capture.weight_images import WeightImages
 from torchboard.errors import ClosedError, TorchboardWarning
 from torchboard.hparams.sessions import start_session
 from torchboard.hparams.trials import Choice, trial_of

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from torch import Tensor
 
 from torchboard.capture.metrics import VALIDATION, scalars
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.recorder import TRAIN
 from torchboard.resume import Progress, begin_log
 from torchboard.run import Run, open_run

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.capture.graph_checks import NEEDED_TORCH, check_graph_mode
+from torchboard.capture.compiled.checks import NEEDED_TORCH, check_graph_mode
 from torchboard.errors import InvalidValueError, TorchboardWarning
 
 pytestmark = [

@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.capture.graph_checks import NEEDED_TORCH
+from torchboard.capture.compiled.checks import NEEDED_TORCH
 
 pytestmark = [
     pytest.mark.skipif(not distributed.is_available(), reason="this torch is built without it"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError

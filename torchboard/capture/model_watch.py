@@ -10,7 +10,6 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchboard.capture.feature_maps import FeatureMaps
 from torchboard.capture.figures import Figures
 from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
 from torchboard.capture.left_out import LayersLeftOut
@@ -18,8 +17,9 @@ from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
-from torchboard.capture.pooled import pooled
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.pictures.feature_maps import FeatureMaps
+from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
 from torchboard.graph.eager import compiled_modules, eager_windows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from torchboard.capture.ranks import Ranks, in_a_job
+from torchboard.capture.ranks.exchange import Ranks, in_a_job
 
 _MAX_STRIDE = 1 << 20
 

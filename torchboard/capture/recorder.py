@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.dead_units import DeadUnits
+from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.gradient_tap import BackwardEnd, graph_task, tap
-from torchboard.capture.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.modes import transformed, unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
+from torchboard.capture.pictures.dead_units import DeadUnits
 from torchboard.capture.select import check_include, layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchboard.capture.parts import Part, part_of
-from torchboard.capture.ranks import in_a_job
+from torchboard.capture.ranks.exchange import in_a_job
+from torchboard.capture.ranks.parts import Part, part_of
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError

@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from torchboard.capture.norms import Norms
-from torchboard.capture.parts import Part, ranks_of_one_batch
-from torchboard.capture.pooled_units import with_units
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.parts import Part, ranks_of_one_batch
+from torchboard.capture.ranks.units import with_units
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.capture.snapshot import HostCopy

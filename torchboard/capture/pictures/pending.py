@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from torchboard.capture.sheets import Sheet
 from torchboard.capture.snapshot import HostCopy, Snapshot
+from torchboard.drawing.sheets import Sheet
 from torchboard.values import Image, Value
 
 

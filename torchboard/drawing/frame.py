@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from torchboard.capture.tiles import Scale
+from torchboard.drawing.tiles import Scale
 
 Ticks = Sequence[tuple[float, str]]
 """``(pixel, label)`` of rows or columns; where labels would touch, the later one is left out."""

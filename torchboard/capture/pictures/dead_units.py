@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.frame import framed, numbered
 from torchboard.capture.options import Capture, selectors
+from torchboard.capture.pictures.views import CONVOLUTIONS
 from torchboard.capture.select import matches
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
-from torchboard.capture.views import CONVOLUTIONS
+from torchboard.drawing.frame import framed, numbered
 from torchboard.values import Image, Scalar, Value
 from torchboard.values.image import grid
 

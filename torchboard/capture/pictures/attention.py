@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchboard.capture.sheets import Heads
+from torchboard.drawing.sheets import Heads
 
 _MAX_HEADS = 16
 _MAX_SIDE = 128

@@ -21,10 +21,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from torchboard.capture.compiled.checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
 from torchboard.capture.gradient_tap import BackwardEnd, graph_task
-from torchboard.capture.graph_checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
 from torchboard.capture.modes import transformed
-from torchboard.capture.ranks import in_a_job
+from torchboard.capture.ranks.exchange import in_a_job
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import SketchSnapshot, to_host
 from torchboard.graph.inert import InertWhenCopied

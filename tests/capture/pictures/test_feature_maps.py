@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchboard.capture.feature_maps import FeatureMaps, first_example
 from torchboard.capture.options import Capture
+from torchboard.capture.pictures.feature_maps import FeatureMaps, first_example
 from torchboard.values import Event, Image
 
 

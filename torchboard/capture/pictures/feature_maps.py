@@ -1,8 +1,8 @@
 """What the layers make of one fixed example, as pictures, and where attention looks, an epoch at a time.
 
-Shown are convolutions, the blocks of transformers and recurrent layers (``torchboard.capture.views`` says how), and every
-attention (``torchboard.capture.attention``). It costs one forward pass of one example in evaluation mode, a small copy a
-picture, and at most 100 pictures of each kind.
+Shown are convolutions, the blocks of transformers and recurrent layers (``views`` says how), and every attention
+(``attention``). It costs one forward pass of one example in evaluation mode, a small copy a picture, and at most 100 pictures
+of each kind.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from torchboard.capture.attention import AttentionMode, WholeFunctions
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
-from torchboard.capture.pictures import PictureSnapshot
+from torchboard.capture.pictures.attention import AttentionMode, WholeFunctions
+from torchboard.capture.pictures.pending import PictureSnapshot
+from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
-from torchboard.capture.sheets import Heads, Sheet
-from torchboard.capture.views import CONVOLUTIONS, blocks_of, view_of
+from torchboard.drawing.sheets import Heads, Sheet
 from torchboard.graph.inert import InertWhenCopied
 from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass

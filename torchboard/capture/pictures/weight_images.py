@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
-from torchboard.capture.pictures import PictureSnapshot
+from torchboard.capture.pictures.pending import PictureSnapshot
 from torchboard.capture.select import spread, tag
-from torchboard.capture.sheets import Kernels, Planes, Sheet, Table, Vector
 from torchboard.capture.tensors import measurable
+from torchboard.drawing.sheets import Kernels, Planes, Sheet, Table, Vector
 from torchboard.graph.module_names import parameter_names
 
 _MAX_PICTURES = 300

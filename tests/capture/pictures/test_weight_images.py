@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor, init_device_mesh
 
 from torchboard import MemorySink, Monitor
-from torchboard.capture.sheets import Kernels, Planes, Table, Vector
-from torchboard.capture.weight_images import WeightImages, shown
+from torchboard.capture.pictures.weight_images import WeightImages, shown
+from torchboard.drawing.sheets import Kernels, Planes, Table, Vector
 from torchboard.values import Event
 
 

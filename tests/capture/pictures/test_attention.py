@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torchboard.capture.feature_maps import FeatureMaps
 from torchboard.capture.options import Capture
+from torchboard.capture.pictures.feature_maps import FeatureMaps
 
 
 class Attention(nn.Module):

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from torchboard.capture.frame import framed, numbered
-from torchboard.capture.tiles import GAP, GROUND, Scale, enlarged, tiles
+from torchboard.drawing.frame import framed, numbered
+from torchboard.drawing.tiles import GAP, GROUND, Scale, enlarged, tiles
 from torchboard.values.image import grid
 
 _WIDTH = 312

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from torchboard.capture.sheets import Planes, Sheet, Table, Volumes
 from torchboard.capture.tensors import measurable, tensors_in
+from torchboard.drawing.sheets import Planes, Sheet, Table, Volumes
 
 _MAX_PLANES = 64
 """Channels or features shown as planes: the first ones."""

@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from torchboard.capture.dead_units import DeadUnitSnapshot
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.pictures.dead_units import DeadUnitSnapshot
+from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.snapshot import HostCopy
 from torchboard.values import Pending
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, Monitor
 from torchboard.capture.overhead import Overhead
-from torchboard.capture.ranks import Ranks
+from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.errors import TorchboardWarning
 from torchboard.sink.null import NullSink

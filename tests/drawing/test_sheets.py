@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from torchboard.capture.frame import CARD, framed, numbered
-from torchboard.capture.sheets import Heads, Kernels, Planes, Table, Vector, Volumes
-from torchboard.capture.tiles import Scale, tiles
+from torchboard.drawing.frame import CARD, framed, numbered
+from torchboard.drawing.sheets import Heads, Kernels, Planes, Table, Vector, Volumes
+from torchboard.drawing.tiles import Scale, tiles
 from torchboard.values.png import MAX_COLORS, with_palette
 
 

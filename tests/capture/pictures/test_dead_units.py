@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.capture.dead_units import unit_map
+from torchboard.capture.pictures.dead_units import unit_map
 from torchboard.capture.recorder import Recorder
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event
