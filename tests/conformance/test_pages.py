@@ -63,8 +63,8 @@ def test_scalars_are_what_was_logged(digits_board, digits):
     over_steps = {("validation", f"evaluation_{name}_vs_iterations") for name in ("accuracy", "loss")}
     measured = {("train", f"update_ratio/{name.replace('.', '/')}") for name in digits.parameters}
     measured |= {("train", "gradient_norm")}
-    dead = {(run, tag) for run in tags for tag in tags[run] if tag.startswith("dead_units/")}
-    assert dead == {("train", f"dead_units/blocks/{block}/relu{call}") for block in (0, 1) for call in ("", ".2")}
+    dead = {(run, tag) for run in tags for tag in tags[run] if tag.startswith("units_dead/")}
+    assert dead == {("train", f"units_dead/blocks/{block}/relu{call}") for block in (0, 1) for call in ("", ".2")}
     logged_tags = {(run, tag) for run in tags for tag in tags[run]}
     assert logged_tags == {*digits.scalars, *over_steps, *measured, *dead}
     for run, tag in measured:
@@ -165,7 +165,7 @@ def test_distributions_follow_the_histograms(digits_board, digits):
 
 def test_every_convolution_has_a_picture_of_its_maps_an_epoch(digits_board, digits):
     tags = digits_board.plugin("images", "tags")
-    maps = {tag for tag in tags["train"] if not tag.startswith("dead_unit_maps/")}
+    maps = {tag for tag in tags["train"] if not tag.startswith("units_dead_map/")}
     assert maps == {f"feature_maps/{name}" for name in digits.convolutions}
     for name, convolution in digits.convolutions.items():
         info = tags["train"][f"feature_maps/{name}"]

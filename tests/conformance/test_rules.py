@@ -300,7 +300,7 @@ def test_a_graph_added_by_hand_is_shown_as_operations_and_layers(show, tmp_path)
     board = loaded(show(tmp_path / "log"))
     info = board.plugin("graphs", "info")[board.full(".")]
     assert info["run_graph"] and info["tags"]["model"]["conceptual_graph"]
-    for query, words in (({}, b"Sequential/0/linear"), ({"tag": "model", "conceptual": "true"}, b"Sequential/0")):
+    for query, words in (({}, b"Sequential/0_Linear"), ({"tag": "model", "conceptual": "true"}, b"Sequential/0")):
         assert words in board.fetch("plugin/graphs/graph", run=board.full("."), **query)[1]
 
 

@@ -27,7 +27,7 @@ def dead(model, *batches, options=None, forward=None):
 
 
 def shares(values):
-    return {tag: value.value for tag, value in values.items() if tag.startswith("dead_units/")}
+    return {tag: value.value for tag, value in values.items() if tag.startswith("units_dead/")}
 
 
 def silenced(layer, *units):
@@ -53,8 +53,8 @@ CASES = [
 @pytest.mark.parametrize(("layer", "shape"), CASES)
 def test_silent_units_are_found_whatever_the_axis_they_lie_on(layer, shape):
     values = dead(nn.Sequential(layer(), nn.ReLU()), torch.rand(shape), torch.rand(shape))
-    assert shares(values) == {"dead_units/1": pytest.approx(0.2)}
-    description = values["dead_unit_maps/1"].description
+    assert shares(values) == {"units_dead/1": pytest.approx(0.2)}
+    description = values["units_dead_map/1"].description
     assert description.startswith("2 of 10 units dead (dark), ") and "values each 3, 7" in description
 
 
@@ -62,7 +62,7 @@ def test_channels_last_memory_and_other_floats_are_the_same_to_it():
     for dtype in (torch.bfloat16, torch.float64):
         model = nn.Sequential(silenced(nn.Conv2d(2, 10, 3), 3), nn.ReLU(inplace=True)).to(dtype)
         batch = torch.rand(4, 2, 9, 9, dtype=dtype).to(memory_format=torch.channels_last)
-        assert shares(dead(model, batch)) == {"dead_units/1": pytest.approx(0.1)}
+        assert shares(dead(model, batch)) == {"units_dead/1": pytest.approx(0.1)}
 
 
 def test_a_unit_that_spoke_in_one_captured_step_of_the_epoch_is_alive_and_the_next_epoch_begins_anew():
@@ -87,7 +87,7 @@ def test_a_saturated_unit_is_as_dead_as_a_silent_one(activation, far):
     nn.init.constant_(model[0].bias, 0.5)
     with torch.no_grad():
         model[0].bias[2] = far
-    assert shares(dead(model, torch.rand(20, 3))) == {"dead_units/1": 0.25}
+    assert shares(dead(model, torch.rand(20, 3))) == {"units_dead/1": 0.25}
 
 
 def test_a_reused_activation_has_a_range_for_each_layer_before_it():
@@ -101,8 +101,8 @@ def test_a_reused_activation_has_a_range_for_each_layer_before_it():
             return self.relu(self.second(self.relu(self.first(x))))
 
     values = dead(Net(), torch.rand(5, 4), torch.rand(5, 4))
-    assert shares(values) == {"dead_units/relu": 0.125, "dead_units/relu.2": 0.25}
-    assert values["dead_unit_maps/relu.2"].description.endswith("called after second")
+    assert shares(values) == {"units_dead/relu": 0.125, "units_dead/relu.2": 0.25}
+    assert values["units_dead_map/relu.2"].description.endswith("called after second")
 
 
 def test_what_one_value_alone_says_of_a_unit_is_not_told():
@@ -112,7 +112,7 @@ def test_what_one_value_alone_says_of_a_unit_is_not_told():
 def test_nothing_that_is_not_a_number_makes_a_unit_dead():
     model = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
     values = dead(model, torch.full((4, 1), float("nan")))
-    assert shares(values) == {"dead_units/1": 0.0} and "dead_unit_maps/1" not in values
+    assert shares(values) == {"units_dead/1": 0.0} and "units_dead_map/1" not in values
 
 
 def test_other_layers_are_looked_at_if_named_and_none_if_not_wanted():
@@ -120,11 +120,11 @@ def test_other_layers_are_looked_at_if_named_and_none_if_not_wanted():
     nn.init.zeros_(model[3].weight)
     batch = torch.rand(3, 1, 2, 2)
     assert shares(dead(model, batch, options=Capture(dead_units=["3", nn.Conv2d]))) == {
-        "dead_units/0": 0.0,
-        "dead_units/3": 1.0,
+        "units_dead/0": 0.0,
+        "units_dead/3": 1.0,
     }
     by_hand = Capture(dead_units=lambda name, module: name == "1")
-    assert shares(dead(model, batch, options=by_hand)) == {"dead_units/1": 0.25}
+    assert shares(dead(model, batch, options=by_hand)) == {"units_dead/1": 0.25}
     for options in (Capture(dead_units=False), Capture(activations=False)):
         assert dead(model, batch, options=options) == {}
     with pytest.raises(InvalidValueError):
@@ -138,7 +138,7 @@ def test_layers_that_are_computed_again_in_the_backward_pass_count_once():
         checkpoint(model, batch.requires_grad_(), use_reentrant=False).sum().backward()
 
     values = dead(model, torch.rand(10, 2), forward=forward, options=Capture(dead_units=nn.Linear))
-    assert shares(values) == {"dead_units/0": 0.0}
+    assert shares(values) == {"units_dead/0": 0.0}
     recorder = Recorder(model, Capture())
     recorder.arm(True)
     forward(torch.rand(10, 2))
@@ -160,9 +160,9 @@ def test_the_monitor_writes_shares_each_epoch_of_training_alone_and_a_map_where_
             with monitor.phase("validation"):
                 model(torch.rand(8, 2))
             monitor.log_epoch()
-    assert [(step, value.value) for step, value in sink.series("dead_units/1", "train")] == [(0, 0.25), (1, 0.25)]
-    assert [step for step, _ in sink.series("dead_unit_maps/1", "train")] == [0, 1]
-    assert not sink.series("dead_units/1", "validation")
+    assert [(step, value.value) for step, value in sink.series("units_dead/1", "train")] == [(0, 0.25), (1, 0.25)]
+    assert [step for step, _ in sink.series("units_dead_map/1", "train")] == [0, 1]
+    assert not sink.series("units_dead/1", "validation")
 
 
 def test_the_map_has_a_dark_square_for_each_dead_unit_in_its_place():

@@ -96,8 +96,8 @@ def test_only_the_first_rank_writes_and_training_is_what_it_was(four, job):
 @pytest.mark.parametrize("job", ["ddp", "fsdp", "hsdp"])
 def test_units_are_dead_where_they_are_on_every_rank(four, whole, job):
     kept = torch.load(four / f"{job}-0")[0]
-    names = {name for name in whole if name[1].startswith("dead_unit")}
-    assert names and names == {name for name in kept if name[1].startswith("dead_unit")}
+    names = {name for name in whole if name[1].startswith("units_dead")}
+    assert names and names == {name for name in kept if name[1].startswith("units_dead")}
     assert all(kept[name] == whole[name] for name in names)
 
 

@@ -138,7 +138,7 @@ def _ends(output: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class DeadUnitSnapshot(Snapshot):
-    """The share of dead units of each layer, ``dead_units/<layer>``, and a map of them where there are any.
+    """The share of dead units of each layer, ``units_dead/<layer>``, and a map of them where there are any.
 
     Attributes:
         facts: what ran before each layer, and how many values each of its units had.
@@ -148,16 +148,16 @@ class DeadUnitSnapshot(Snapshot):
 
     @property
     def plugins(self) -> dict[str, str]:
-        scalars = {f"dead_units/{name}": Scalar.plugin for name in self.tags}
-        return scalars | {f"dead_unit_maps/{name}": Image.plugin for name in self.tags}
+        scalars = {f"units_dead/{name}": Scalar.plugin for name in self.tags}
+        return scalars | {f"units_dead_map/{name}": Image.plugin for name in self.tags}
 
     def settle(self) -> Iterable[tuple[str, Value]]:
         for name, (after, count), (low, high) in zip(self.tags, self.facts, self.copy.wait()):
             dead = low == high
-            yield f"dead_units/{name}", Scalar(float(dead.mean()), _DESCRIPTION)
+            yield f"units_dead/{name}", Scalar(float(dead.mean()), _DESCRIPTION)
             if dead.any():
                 heading = _heading(dead, after, count)
-                yield f"dead_unit_maps/{name}", Image(unit_map(dead, heading)[None], " ".join(heading))
+                yield f"units_dead_map/{name}", Image(unit_map(dead, heading)[None], " ".join(heading))
 
 
 def unit_map(dead: np.ndarray, heading: list[str]) -> np.ndarray:
