@@ -114,13 +114,13 @@ def test_layers_and_phases_that_only_some_ranks_have_are_there(four):
 
 
 def test_ranks_that_do_not_end_an_epoch_are_told_of_once_and_not_waited_for_again(two):
-    told, seconds = torch.load(two / "told-0")
+    told, waits = torch.load(two / "told-0")
     assert [message.split(":")[0] for message in told["some"]] == [
         "Rank 0 waited 3 s in log_epoch() for rank 1 of 2, which did not call it or are gone"
     ]
     kept = sketches(torch.load(two / "some-0"))
     assert [int(kept["train", "activations/0", epoch][1][layout.COUNT]) for epoch in range(20)] == [6] * 20
-    assert seconds["some"] < 90  # waiting at each of the ends would take two minutes
+    assert waits["some"] <= 2, "of 40 exchanges, one of either kind"
 
 
 def test_a_rank_that_was_late_is_merged_again_when_it_comes(two):
