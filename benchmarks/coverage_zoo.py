@@ -10,13 +10,12 @@ random numbers of the third pass must be those of the first, bit for bit. Figure
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
 from harness import RESULTS, machine, table, write_result
 from zoo_models import missing, zoo
-from zoo_pool import Figures, Kept, measure, serve
+from zoo_pool import Figures, Kept, arguments, measure, serve
 
 KEPT = Kept(RESULTS / "coverage_zoo.jsonl")
 SECONDS = 400
@@ -98,12 +97,7 @@ def _untrained(found: dict[str, Figures]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one model of each family")
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
-    parser.add_argument("--known", action="store_true", help="measure nothing, and report what is known")
-    parser.add_argument("--only", default="", help="models whose name has this in it")
-    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
+    parser = arguments(__doc__)
     options = parser.parse_args()
     if options.worker is not None:
         serve(options.worker, figures_of)

@@ -11,7 +11,6 @@ they do not raise. Results are kept model by model in ``results/graph_zoo.jsonl`
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 from harness import RESULTS, machine, table, write_result
 from zoo_models import Zoo, missing, real_size, zoo
-from zoo_pool import Figures, Kept, measure, serve
+from zoo_pool import Figures, Kept, arguments, measure, serve
 
 KEPT = Kept(RESULTS / "graph_zoo.jsonl")
 SECONDS = 400
@@ -198,13 +197,8 @@ def found_of(names: list[str]) -> Found:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one model of each family")
+    parser = arguments(__doc__)
     parser.add_argument("--alone", action="store_true", help="run torchboard alone; of the others use what is known")
-    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
-    parser.add_argument("--known", action="store_true", help="measure nothing, and report what is known")
-    parser.add_argument("--only", default="", help="models whose name has this in it")
-    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker is not None:
         serve(options.worker, figures_of)

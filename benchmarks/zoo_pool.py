@@ -6,6 +6,7 @@ each. Figures are kept line by line in a file beside the results, so that a run 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import resource
@@ -54,6 +55,17 @@ class Kept:
         self._path.unlink(missing_ok=True)
         for job, figures in kept.items():
             self.add(job, figures)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options of a benchmark over a zoo."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one model of each family")
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured")
+    parser.add_argument("--known", action="store_true", help="measure nothing, and report what is known")
+    parser.add_argument("--only", default="", help="models whose name has this in it")
+    parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
+    return parser
 
 
 def measure(script: str, jobs: list[str], kept: Kept, seconds: float) -> None:

@@ -13,10 +13,7 @@ from torch import Tensor
 
 from torchboard.capture.modes import unseen
 from torchboard.capture.tensors import measurable
-from torchboard.graph.inert import InertWhenCopied
-
-graph_task = torch._C._current_graph_task_id
-"""Number of the backward pass that runs on this thread; -1 outside of one."""
+from torchboard.graph.hooks import InertWhenCopied, graph_task
 
 
 def tap(output: Tensor, report) -> None:

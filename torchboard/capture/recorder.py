@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
-from torchboard.capture.gradient_tap import BackwardEnd, graph_task, tap
+from torchboard.capture.gradient_tap import BackwardEnd, tap
 from torchboard.capture.modes import transformed, unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
@@ -18,7 +18,7 @@ from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.tensors import measurable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import InertWhenCopied, in_backward
 
 TRAIN = "train"
 """The phase of the training passes."""
@@ -133,7 +133,7 @@ class Recorder:
                 return
             differentiable = not transformed()
             with self._overhead, unseen():
-                if self.dead_units.wanted and self.phase == TRAIN and graph_task() == -1:
+                if self.dead_units.wanted and self.phase == TRAIN and not in_backward():
                     self.dead_units.observe(hook.name, module, output)
                 for suffix, tensor in tensors_in(output):
                     self._observe(hook, suffix, tensor, differentiable)
@@ -195,7 +195,7 @@ class Recorder:
         self._handles += [module.register_forward_hook(_ForwardHook(self, name)) for name, module in seen]
 
     def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor, differentiable: bool) -> None:
-        recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
+        recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
         if self._options.activations and not recomputed:
             local = measurable(tensor)
             if local is not None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torchboard.capture.gradient_tap import graph_task
 from torchboard.capture.modes import unseen
 from torchboard.errors import InvalidValueError
+from torchboard.graph.hooks import in_backward
 
 
 class StepWatcher:
@@ -70,7 +70,7 @@ class StepWatcher:
         self._handles.clear()
 
     def _report(self, optimizer: Optimizer, closure: bool, action: Callable[[Optimizer, bool], None]) -> None:
-        if graph_task() == -1 and self._handles and self._is_ours(optimizer):
+        if not in_backward() and self._handles and self._is_ours(optimizer):
             with unseen():
                 action(optimizer, closure)
 

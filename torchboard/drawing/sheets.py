@@ -68,13 +68,7 @@ class Planes:
         return lines
 
     def draw(self, values: np.ndarray) -> np.ndarray:
-        count, height, width = values.shape
-        columns = math.isqrt(count - 1) + 1
-        zoom = _zoom(height, width, columns, _MAX_CELL)
-        scale = Scale.of(values)
-        picture = tiles(scale.paint(values), columns, zoom)
-        rows = numbered(-(-count // columns), height * zoom + GAP, step=columns)
-        return framed(picture, self.heading, scale, rows if count > 1 else (), _across(columns, width * zoom + GAP))
+        return _in_a_square(values, Scale.of(values), self.heading)
 
 
 @dataclass(frozen=True)
@@ -241,13 +235,17 @@ class Heads:
         return lines
 
     def draw(self, values: np.ndarray) -> np.ndarray:
-        count, height, width = values.shape
-        columns = math.isqrt(count - 1) + 1
-        zoom = _zoom(height, width, columns, _MAX_CELL)
-        scale = Scale.of(values, signed=False)
-        picture = tiles(scale.paint(values), columns, zoom)
-        rows = numbered(-(-count // columns), height * zoom + GAP, step=columns)
-        return framed(picture, self.heading, scale, rows, _across(columns, width * zoom + GAP))
+        return _in_a_square(values, Scale.of(values, signed=False), self.heading)
+
+
+def _in_a_square(values: np.ndarray, scale: Scale, heading: list[str]) -> np.ndarray:
+    """Planes [count, height, width], as many side by side as below each other, with their numbers."""
+    count, height, width = values.shape
+    columns = math.isqrt(count - 1) + 1
+    zoom = _zoom(height, width, columns, _MAX_CELL)
+    picture = tiles(scale.paint(values), columns, zoom)
+    rows = numbered(-(-count // columns), height * zoom + GAP, step=columns) if count > 1 else ()
+    return framed(picture, heading, scale, rows, _across(columns, width * zoom + GAP))
 
 
 def _first(drawn: int, count: int) -> str:

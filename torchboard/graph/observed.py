@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from torchboard.errors import InvalidValueError
 from torchboard.graph import modes
 from torchboard.graph.drafts import Function
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import module_names, unwrapped
 from torchboard.graph.nodes import Graph, Source
 from torchboard.graph.tape import Tape
@@ -83,8 +83,8 @@ class GraphRecorder:
     def _hook(self, module: nn.Module, name: str, is_root: bool) -> None:
         begins = self._root_begins if is_root else functools.partial(self._begins, name)
         ends = self._root_ends if is_root else functools.partial(self._ends, name)
-        self._handles.append(module.register_forward_pre_hook(_Hook(begins, self._failed), with_kwargs=is_root))
-        self._handles.append(module.register_forward_hook(_Hook(ends, self._failed), always_call=True))
+        self._handles.append(module.register_forward_pre_hook(GuardedHook(begins, self._failed), with_kwargs=is_root))
+        self._handles.append(module.register_forward_hook(GuardedHook(ends, self._failed), always_call=True))
 
     def _begins(self, name: str, module: nn.Module, args: Any) -> None:
         if (running := self._running()) is not None:
@@ -96,7 +96,7 @@ class GraphRecorder:
 
     def _root_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         running = self._pass
-        if _in_backward():
+        if in_backward():
             return
         if running is not None and running.is_alive():
             self._begins("", module, args)
@@ -123,7 +123,7 @@ class GraphRecorder:
 
     def _root_ends(self, module: nn.Module, args: Any, result: Any) -> None:
         running = self._pass
-        if running is None or not running.is_mine() or _in_backward():
+        if running is None or not running.is_mine() or in_backward():
             return
         if running.is_alive():
             running.guarded(running.tape.leave, "")
@@ -154,7 +154,7 @@ class GraphRecorder:
     def _running(self) -> _Pass | None:
         """The pass that is being recorded, if this is a call within it."""
         running = self._pass
-        return running if running is not None and running.is_listening() and not _in_backward() else None
+        return running if running is not None and running.is_listening() and not in_backward() else None
 
 
 class _Pass:
@@ -243,32 +243,10 @@ class _Pass:
         return False
 
 
-class _Hook(InertWhenCopied):
-    """What sits on a module. It changes no result and never raises; in a copy of the module it does nothing."""
-
-    __slots__ = ("_failed", "_report")
-
-    def __init__(self, report: Callable[..., None], failed: Callable[[Exception], None]) -> None:
-        self._report = report
-        self._failed = failed
-
-    def __call__(self, *arguments: Any) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
-        try:
-            self._report(*arguments)
-        except Exception as error:
-            self._failed(error)
-
-
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1
-
-
 def _calling_frame() -> FrameType | None:
     """The outermost of the frames in which torch calls the model and its hooks, those after an exception included."""
     frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_globals is globals():
+    while frame is not None and frame.f_globals["__name__"] in (__name__, GuardedHook.__module__):
         frame = frame.f_back
     while frame is not None and frame.f_back is not None and frame.f_back.f_globals is frame.f_globals:
         frame = frame.f_back

@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from torchboard.errors import InvalidValueError
 from torchboard.graph import modes
 from torchboard.graph.drafts import Function
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import module_names, unwrapped
 from torchboard.graph.nodes import Graph, Source
 from torchboard.graph.step_tape import StepTape
@@ -68,15 +68,18 @@ class StepRecorder:
             )
             return
         if self._model is not root:
-            self._handles.append(self._model.register_forward_pre_hook(_Hook(self._starts, self._failed)))
+            self._handles.append(self._model.register_forward_pre_hook(GuardedHook(self._starts, self._failed)))
         for module, name in module_names(self._model).items():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             begins, ends = functools.partial(self._begins, name), functools.partial(self._ends, name)
-            self._handles.append(module.register_forward_pre_hook(_Hook(begins, self._failed), with_kwargs=True))
-            self._handles.append(module.register_forward_hook(_Hook(ends, self._failed), always_call=True))
+            self._handles.append(module.register_forward_pre_hook(GuardedHook(begins, self._failed), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(GuardedHook(ends, self._failed), always_call=True))
         if not self._optimizer_handles:
-            before, after = _Hook(self._optimizer_begins, self._failed), _Hook(self._optimizer_ends, self._failed)
+            before, after = (
+                GuardedHook(self._optimizer_begins, self._failed),
+                GuardedHook(self._optimizer_ends, self._failed),
+            )
             self._optimizer_handles.append(register_optimizer_step_pre_hook(before))
             self._optimizer_handles.append(register_optimizer_step_post_hook(after))
 
@@ -105,13 +108,13 @@ class StepRecorder:
 
     def _starts(self, module: nn.Module, args: Any) -> None:
         """The step begins, unless it has. Called outside of wrappers, as compiled ones put back what was on before them."""
-        if self._tape is None and self.error is None and torch.is_grad_enabled() and not _in_backward():
+        if self._tape is None and self.error is None and torch.is_grad_enabled() and not in_backward():
             self._leave()
             self._tape = StepTape(unwrapped(self._model), module_names(self._model))
             self._modes = modes.enter_under(self)
 
     def _begins(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if _in_backward() or self.error is not None:
+        if in_backward() or self.error is not None:
             return
         if self._tape is not None and self._tape.depth and module is unwrapped(self._model):
             self._give_up()
@@ -122,7 +125,7 @@ class StepRecorder:
             self._tape.enter(module, name)
 
     def _ends(self, name: str, module: nn.Module, args: Any, result: Any) -> None:
-        if not self._is_listening() or _in_backward():
+        if not self._is_listening() or in_backward():
             return
         self._tape.leave(name)
         if not self._tape.depth and result is None and sys.exc_info()[1] is not None:
@@ -184,25 +187,3 @@ class StepRecorder:
         except Exception as error:
             self._failed(error)
             return None
-
-
-class _Hook(InertWhenCopied):
-    """What sits on a module or an optimizer. It changes nothing and never raises; in a copy it does nothing."""
-
-    __slots__ = ("_failed", "_report")
-
-    def __init__(self, report: Callable[..., None], failed: Callable[[Exception], None]) -> None:
-        self._report = report
-        self._failed = failed
-
-    def __call__(self, *arguments: Any) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
-        try:
-            self._report(*arguments)
-        except Exception as error:
-            self._failed(error)
-
-
-def _in_backward() -> bool:
-    return torch._C._current_graph_task_id() != -1

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from torchboard.graph.drafts import Draft, Function
+from torchboard.graph.hooks import graph_task, in_backward
 from torchboard.graph.modes import OperatorCall
 from torchboard.graph.nodes import GRADIENTS, Scope, Source
 from torchboard.graph.tape import Tape
@@ -46,7 +47,7 @@ class StepTape(Tape):
         """An optimizer begins its step; ``weight`` is one that it holds."""
         self._optimizer = self._add("op", name)
         self._optimizer.outputs = () if weight is None else (spec_of(weight),)
-        self._optimizer_task = _backward_pass()
+        self._optimizer_task = graph_task()
 
     def end_optimizer(self) -> None:
         """The optimizer has stepped."""
@@ -80,7 +81,7 @@ class StepTape(Tape):
                 self._producers.made(tensor, sources[0])
             return
         draft = self._optimizer
-        if draft is None or _backward_pass() != self._optimizer_task:
+        if draft is None or graph_task() != self._optimizer_task:
             draft = self._gradient(name)
         draft.read(sources)
         draft.came_to(name)
@@ -95,7 +96,7 @@ class StepTape(Tape):
 
     def _is_later(self) -> bool:
         """Whether this is no forward pass. One may run within an optimizer's step: in its closure."""
-        return _backward_pass() != -1 or (self._optimizer is not None and not self.depth)
+        return in_backward() or (self._optimizer is not None and not self.depth)
 
     def _gradient(self, operator: str) -> Draft:
         """The node of what autograd computes now; what the engine itself does, such as adding gradients, is one by itself."""
@@ -103,7 +104,7 @@ class StepTape(Tape):
         if node is None:
             return self._add("op", operator.rpartition("::")[2], (GRADIENTS, *self._last[0]), self._last[1])
         weight = getattr(node, "variable", None)
-        key = (_backward_pass(), node._sequence_nr() if weight is None else id(weight))
+        key = (graph_task(), node._sequence_nr() if weight is None else id(weight))
         draft = self._gradients.get(key)
         if draft is None:
             self._last = self._place(node, weight)
@@ -123,8 +124,3 @@ class StepTape(Tape):
             return self._last if owner is None else (self._scope_of(owner), owner.module)
         position = bisect.bisect_right(self._numbers, node._sequence_nr())
         return self._places[position] if position < len(self._places) else self._last
-
-
-def _backward_pass() -> int:
-    """The number of the backward pass that runs on this thread; -1 outside of one."""
-    return torch._C._current_graph_task_id()

@@ -15,7 +15,7 @@ from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.graph.eager import compiled_modules
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import InertWhenCopied
 from torchboard.graph.module_names import class_name, module_names
 
 

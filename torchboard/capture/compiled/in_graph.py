@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from torchboard.capture.compiled.checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
-from torchboard.capture.gradient_tap import BackwardEnd, graph_task
+from torchboard.capture.gradient_tap import BackwardEnd
 from torchboard.capture.modes import transformed
 from torchboard.capture.ranks.exchange import in_a_job
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import SketchSnapshot, to_host
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import InertWhenCopied, in_backward
 from torchboard.sketch import ops
 from torchboard.sketch.rows import TableRows
 from torchboard.sketch.table import blank_rows
@@ -223,7 +223,7 @@ class _Tapped(torch.autograd.Function):
 
 def _fold_output(counts: Tensor, moments: Tensor, parameters: Tensor, tensor: Tensor) -> None:
     """Unless checkpointing runs the compiled code again inside the backward pass."""
-    if graph_task() == -1:
+    if not in_backward():
         ops.observe_(counts, moments, parameters, 0, tensor)
 
 

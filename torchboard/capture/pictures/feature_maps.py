@@ -25,7 +25,7 @@ from torchboard.capture.pictures.pending import PictureSnapshot
 from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
-from torchboard.graph.inert import InertWhenCopied
+from torchboard.graph.hooks import InertWhenCopied
 from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass
 
