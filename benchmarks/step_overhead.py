@@ -5,8 +5,8 @@
 
 Every training is a process of its own on one thread. They take turns: some steps of the plain training, some of a watched one,
 and so on round after round, so that a ratio is between neighbours in time. The start (imports, the first batch, the
-recording of the graph) is not counted; the end of an epoch is, beside the steps. All jobs take about eight minutes; one job
-alone is shown and not written to ``results``.
+recording of the graph) is not counted; the end of an epoch is, beside the steps. All jobs take about a quarter of an hour;
+one job alone is shown and not written to ``results``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from step_jobs import JOBS, VARIANTS
 PLAIN = "plain"
 ORDER = {
     "resnet50": [
+        PLAIN,
         "uncaptured",
         "torchboard_10",
         "torchboard_1",
@@ -33,7 +34,7 @@ ORDER = {
         "peer_1",
         "torchlens_1",
     ],
-    "compiled": ["uncaptured", "torchboard_10", "skip_10"],
+    "compiled": [PLAIN, "uncaptured", "torchboard_10", "skip_10"],
 }
 ORDER["transformer"] = ORDER["resnet50"]
 ORDER["digits"] = ORDER["layers"] = [*ORDER["resnet50"], "torchlens_10"]
@@ -95,11 +96,11 @@ def report(job: str, rounds: int) -> str:
     """The measured table of one job."""
     rows, plains = [], []
     for variant in ORDER[job]:
-        number = PAIRS[job] if variant == "uncaptured" else rounds
+        number = PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds
         pairs, end = turns(job, variant, number)
         plains += [plain["cpu"] for plain, _ in pairs]
         milliseconds = 1e3 * statistics.median(ours["cpu"] for _, ours in pairs)
-        label = VARIANTS[variant][0]
+        label = VARIANTS[variant][0] + (", in a second process" if variant == PLAIN else "")
         if variant == "uncaptured":
             label += f", {max(ours['hooks'] for _, ours in pairs):.0f} hooks on modules and parameters"
         rows.append(
@@ -123,7 +124,8 @@ What is seen differs. torchboard: histograms of activations, activation gradient
 each an epoch over all captured steps, feature maps, the graph. `wandb.watch`: histograms of parameters and gradients, without
 the process that wandb starts beside. By hand: histograms of activations, parameters and gradients, written by another thread.
 torchlens: the outputs of all operations of one more forward pass, in memory; no gradients, no histograms, nothing written. A
-step that is not captured has hooks around the optimizer's step and counts metrics."""
+step that is not captured has hooks around the optimizer's step and counts metrics. How far two processes of one training
+differ by themselves is in the second row."""
 
 
 def main() -> None:
@@ -132,12 +134,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0)
     options = parser.parse_args()
     jobs = [options.job] if options.job else [job for job in JOBS if job != "compiled"]
-    tables = [report(job, options.rounds or ROUNDS[job]) for job in jobs]
-    if options.job:
-        print(*tables)
-        return
-    introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "wandb", "torchlens"))
-    harness.write_result("step_overhead", "\n\n".join([introduction, *tables]))
+    parts = [INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "wandb", "torchlens"))]
+    for job in jobs:
+        parts.append(report(job, options.rounds or ROUNDS[job]))
+        if options.job:
+            print(parts[-1])
+        else:
+            harness.write_result(
+                "step_overhead", "\n\n".join(parts)
+            )  # after each: a run that is cut off leaves what it has
 
 
 if __name__ == "__main__":
