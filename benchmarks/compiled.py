@@ -35,8 +35,8 @@ VARIANTS = {
     "eager": '`compiled="eager"`, a captured step',
     "graph": '`compiled="graph"`, a captured step',
     "skip": '`compiled="skip"`, a captured step',
-    "eager_layers": '`compiled="eager"`, a captured step, activations and their gradients alone',
-    "graph_layers": '`compiled="graph"`, a captured step, activations and their gradients alone',
+    "eager_layers": '`compiled="eager"`, a captured step, layers and gradients, no parameters and updates',
+    "graph_layers": '`compiled="graph"`, a captured step, layers and gradients, no parameters and updates',
 }
 
 
