@@ -51,33 +51,44 @@ def copied(values: Any) -> Copied:
         InvalidValueError: as ``to_array``.
     """
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(values, torch.Tensor):
-        if type(values) in (torch.Tensor, torch.nn.Parameter) and _is_plain(values):
-            from torchboard.capture.snapshot import HostCopy, host_array
-
-            like = host_array(torch.empty(0, dtype=values.dtype))
-            return Copied(HostCopy([values.detach().clone()]), tuple(values.shape), like.dtype)
-    array = np.array(to_array(values))
-    return Copied(Arrived(array), array.shape, array.dtype)
+    if torch is not None and _is_plain(torch, values):
+        return _on_its_way(values.detach().clone())
+    return _arrived(np.array(to_array(values)))
 
 
-def levels(values: Any) -> Any:
-    """Floats as the uint8 levels 0..255 that a picture has of them, where they are: a quarter of the bytes to keep and move.
+def copied_levels(values: Any) -> Copied:
+    """The same, but floats as the uint8 levels 0..255 that a picture has of them: a quarter of the bytes to keep and move.
 
-    The levels are those of ``values.image.to_pixels``. Anything but a tensor or array of floats is given back as it is.
+    The levels are made where the numbers are, and are those of ``values.image.to_pixels``.
+
+    Raises:
+        InvalidValueError: as ``to_array``.
     """
     torch = sys.modules.get("torch")
-    if torch is not None and type(values) in (torch.Tensor, torch.nn.Parameter):
-        if values.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16) and _is_plain(values):
-            return values.detach().float().nan_to_num(0.0).clamp_(0, 1).mul_(255).to(torch.uint8)
+    if torch is not None and _is_plain(torch, values):
+        if values.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            return _on_its_way(values.detach().float().nan_to_num(0.0).clamp_(0, 1).mul_(255).to(torch.uint8))
     if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size and values.ndim:
-        return to_levels(values)
-    return values
+        return _arrived(to_levels(values))
+    return copied(values)
 
 
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's elements lie in memory, each on its own."""
-    return tensor.layout is sys.modules["torch"].strided and not tensor.is_quantized and tensor.device.type != "meta"
+def _is_plain(torch: ModuleType, values: Any) -> bool:
+    """Whether these are a tensor of torch's own, whose elements lie in memory, each on its own."""
+    if type(values) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    return values.layout is torch.strided and not values.is_quantized and values.device.type != "meta"
+
+
+def _on_its_way(tensor: torch.Tensor) -> Copied:
+    """A tensor that nobody writes to any more."""
+    from torchboard.capture.snapshot import HostCopy, host_array
+
+    return Copied(HostCopy([tensor]), tuple(tensor.shape), host_array(tensor.new_empty(0, device="cpu")).dtype)
+
+
+def _arrived(array: np.ndarray) -> Copied:
+    return Copied(Arrived(array), array.shape, array.dtype)
 
 
 def draw_figure(figure: Figure) -> np.ndarray:

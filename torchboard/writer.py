@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchboard.arrays import copied, draw_boxes, draw_figure, levels, resized, to_array
+from torchboard.arrays import copied_levels, draw_boxes, draw_figure, resized, to_array
 from torchboard.dashboards import DashboardMethods
 from torchboard.errors import InvalidValueError
 from torchboard.file_writer import PeerAttributes
@@ -291,7 +291,7 @@ class SummaryWriter(ScalarMethods, DashboardMethods, PeerAttributes):
         self.close()
 
     def _write_copy(self, tag: str, pictures: Any, layout: str, step: int | None, walltime: float | None) -> None:
-        copy = copied(levels(pictures))
+        copy = copied_levels(pictures)
         check_picture(copy.shape, copy.dtype, layout)
         image = Deferred(tag, Image, copy.arrival, lambda array: Image(to_pixels(array, layout)))
         self._write_later(image, step, walltime)

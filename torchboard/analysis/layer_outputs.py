@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from torchboard.arrays import to_array
 from torchboard.capture.models import Models
+from torchboard.capture.select import nearest_names
 from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import class_name, module_names
 from torchboard.graph.quiet_pass import quiet_pass
-
-_SHOWN = 5
-"""Names that an error message offers."""
 
 
 def named_layer(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
@@ -29,11 +26,10 @@ def named_layer(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     """
     layers = {known or class_name(module): module for module, known in module_names(model).items()}
     if name not in layers or isinstance(layers[name], Models):
-        near = get_close_matches(str(name), layers, _SHOWN, 0.4) or list(layers)
         raise InvalidValueError(
             f"layer {name!r:.100}",
             f"{class_name(model)} has none of that name",
-            f"give one of its layers: {', '.join(near[:_SHOWN])}",
+            f"give one of its layers: {nearest_names(name, layers)}",
         )
     return layers[name], model._modules[name.partition(".")[0]] if isinstance(model, Models) else model
 

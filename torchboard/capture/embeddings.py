@@ -10,24 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from torchboard.capture.select import tag
+from torchboard.capture.select import nearest_names, tag
 from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import class_name, module_names
+from torchboard.graph.tensors import is_sharded
 from torchboard.run import Run
 from torchboard.values.projector import CONFIG, Embedding, entries, to_labels, to_points
 
 MAX_POINTS = 100_000
 """As many rows as the page shows, the first ones; more are not written."""
-_SHOWN = 5
-"""Names that an error message offers."""
 
 Metadata = str | os.PathLike[str] | Iterable[Any]
 """A label for each row of an embedding, or the path of a text file with a line for each: several columns are parted by
@@ -69,7 +67,7 @@ class EmbeddingLayers:
         """Puts the files of each layer below the run, ``<step>/embeddings%2f<layer>``, and lists them."""
         weights = {}
         for name, weight in self._weights():
-            if hasattr(weight, "to_local"):
+            if is_sharded(weight):
                 self.error = InvalidValueError(
                     f"embedding {name!r}",
                     "its rows are sharded over ranks",
@@ -110,11 +108,10 @@ def _by_layer(metadata: Metadata | Mapping[str, Metadata] | None, rows: Mapping[
         return dict.fromkeys(rows, metadata)
     for name in metadata:
         if name not in rows:
-            near = get_close_matches(str(name), rows, _SHOWN, 0.4) or list(rows)
             raise InvalidValueError(
                 f"embeddings_metadata for {name!r}",
                 "the model has no embedding layer of that name",
-                f"give one of its layers: {', '.join(near[:_SHOWN])}",
+                f"give one of its layers: {nearest_names(name, rows)}",
             )
     return dict(metadata)
 

@@ -25,6 +25,7 @@ from torchboard.capture.select import tag
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
+from torchboard.graph.tensors import is_sharded
 from torchboard.sketch import layout
 from torchboard.values import Scalar, Value
 
@@ -49,7 +50,7 @@ class BackwardNorms:
         """A backward pass has ended. Two launches; waits for nothing."""
         self._norms = {}
         gradients = {id(weight): weight.grad for weight in parameters if weight.grad is not None}
-        plain = [measurable(gradient) for gradient in gradients.values() if not hasattr(gradient, "to_local")]
+        plain = [measurable(gradient) for gradient in gradients.values() if not is_sharded(gradient)]
         local = [gradient for gradient in plain if gradient is not None and gradient.is_floating_point()]
         if len(local) == len(gradients) and len({gradient.device for gradient in local}) == 1:
             wide = max((torch.float32, *(gradient.dtype for gradient in local)), key=lambda dtype: dtype.itemsize)

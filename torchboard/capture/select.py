@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -97,7 +97,13 @@ def _candidates(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
 
 def _nearest(pattern: str, names: list[str]) -> str:
     plain = pattern.strip("*.")
-    near = get_close_matches(plain, names, _SHOWN, 0.4) or [name for name in names if plain in name] or names
+    return nearest_names(plain, names, [name for name in names if plain in name])
+
+
+def nearest_names(name: object, known: Iterable[str], otherwise: Sequence[str] = ()) -> str:
+    """The known names that a wrong one is most like, for its error; where it is like none, ``otherwise`` or the first."""
+    known = list(known)
+    near = get_close_matches(str(name), known, _SHOWN, 0.4) or otherwise or known
     return ", ".join(near[:_SHOWN])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
-from torchboard.graph.tensors import nested_tensors
+from torchboard.graph.tensors import is_sharded, nested_tensors
 
 
 def tensors_in(output: Any) -> Iterator[tuple[str, Tensor]]:
@@ -47,7 +47,7 @@ def measurable(tensor: Tensor) -> Tensor | None:
 def _unwrap(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "placements") and any(placement.is_partial() for placement in tensor.placements):
         return torch.empty(0, device="meta")
-    if hasattr(tensor, "to_local"):
+    if is_sharded(tensor):
         tensor = tensor.to_local()
     if hasattr(tensor, "wait") and hasattr(tensor, "elem"):  # a collective's result that has not been waited for
         tensor = tensor.wait()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from torchboard.capture.tensors import measurable
+from torchboard.sketch.reference import storage_order
 
 SAMPLE = 65_536
 """Most elements that are read of one parameter."""
@@ -68,7 +69,7 @@ def sample(parameter: Tensor) -> Tensor | None:
     if values is None:
         return None
     stride = _stride(parameter.numel())
-    return values if stride == 1 else _in_memory_order(values)[::stride]
+    return values if stride == 1 else storage_order(values)[0][::stride]
 
 
 def _stride(elements: int) -> int:
@@ -76,15 +77,3 @@ def _stride(elements: int) -> int:
     while stride > 1 and math.gcd(stride, elements) > 1:
         stride += 1
     return max(stride, 1)
-
-
-def _in_memory_order(tensor: Tensor) -> Tensor:
-    """All elements as one axis, in the order of memory; a copy where there are holes between them."""
-    if tensor.is_contiguous():
-        return tensor.view(-1)
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
-        if size > 1 and stride != expected:
-            return tensor.reshape(-1)
-        expected *= size
-    return tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eagerly
 from torchboard.graph.module_names import unwrapped
+from torchboard.graph.tensors import is_sharded
 
 _FSDP1 = "_fsdp_wrapped_module"
 
@@ -31,7 +32,7 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
         Exception: whatever the model raises; it is left as it was all the same.
     """
     model = unwrapped(model)
-    if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
+    if any(map(is_sharded, model.parameters())):
         raise _refused(model, "its parameters are sharded over ranks that do not take part")
     if any(isinstance(part, DistributedDataParallel) or _FSDP1 in part._modules for part in model.modules()):
         raise _refused(model, "parts of it are wrapped for themselves, and wait for ranks that do not take part")

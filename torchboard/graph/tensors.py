@@ -29,6 +29,11 @@ _NO_TENSORS = frozenset(
 """Types of what an operator is given beside tensors, so that most of it is passed over by one look."""
 
 
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether ranks share a tensor, of which each has a part or a copy: a ``DTensor``."""
+    return hasattr(tensor, "to_local")
+
+
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors among an operator's arguments or results, in order; lists, tuples and dicts are looked into."""
     found: list[torch.Tensor] = []

@@ -104,8 +104,10 @@ class FeatureMaps:
     def _tell(self, attentions: int) -> list[Figures]:
         """What is left out, once."""
         told, self._told = self._told, True
+        if told:
+            return []
         drawn, count = len(self._shown()), len(self._drawable())
-        if told or drawn == count and attentions < _MAX_PICTURES:
+        if drawn == count and attentions < _MAX_PICTURES:
             return []
         attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
         return left_out("feature_maps", f"{drawn} of {count} layers are drawn, evenly spread{attended}")

@@ -17,6 +17,7 @@ from torchboard.capture.select import spread, tag
 from torchboard.capture.tensors import measurable
 from torchboard.drawing.sheets import Kernels, Planes, Sheet, Table, Vector
 from torchboard.graph.module_names import parameter_names
+from torchboard.graph.tensors import is_sharded
 
 _MAX_PICTURES = 300
 """Where there are more parameters, vectors are left out first, and then others, evenly."""
@@ -50,7 +51,7 @@ class WeightImages:
         side = _MAX_SIDE if len(drawn) <= _FEW_PICTURES else _MAX_SIDE // 2
         views = {tag("weights", name): shown(local, side) for name, local in drawn}
         snapshots: list[PictureSnapshot | Figures] = [PictureSnapshot.of(views)] if views else []
-        return snapshots + self._tell(len(drawn), len(whole), [name for name, weight in named if _is_sharded(weight)])
+        return snapshots + self._tell(len(drawn), len(whole), [name for name, weight in named if is_sharded(weight)])
 
     def _tell(self, drawn: int, count: int, sharded: list[str]) -> list[Figures]:
         reasons = [f"{drawn} of {count} are drawn: vectors are left out first"] if drawn < count else []
@@ -84,9 +85,5 @@ def shown(weight: Tensor, side: int = _MAX_SIDE) -> tuple[Sheet, Tensor]:
 
 
 def _drawable(parameter: Tensor) -> Tensor | None:
-    local = None if _is_sharded(parameter) else measurable(parameter)
+    local = None if is_sharded(parameter) else measurable(parameter)
     return local if local is not None and local.ndim and local.numel() else None
-
-
-def _is_sharded(parameter: Tensor) -> bool:
-    return hasattr(parameter, "to_local")
