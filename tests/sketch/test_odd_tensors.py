@@ -48,6 +48,7 @@ SAME = {
 }
 
 
+@pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize("name", SAME)
 def test_a_table_takes_any_real_and_strided_tensor(name):
     tensor, plain = SAME[name]()

@@ -1,5 +1,5 @@
-"""Saves work where many tensors are folded one after another in the host's memory: small ones wait for company, and a
-tensor that comes twice, as the output of a layer and of the one around it, is looked at once.
+"""Saves work where many tensors are folded one after another in the host's memory: a tensor that comes twice, as the output
+of a layer and of the one around it, is looked at once, and where there is no compiled code small ones wait for company.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import torch
 
-from torchboard.sketch import host, host_many
+from torchboard.sketch import host, host_compiled, host_many
+from torchboard.sketch.host_compiled import Buffers
 from torchboard.sketch.host_row import HostRow
 
-Buffers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Counts, moments and parameters; see ``reference.observe_``."""
 _MOST_WAITING = 256
 """Tensors."""
 
@@ -32,35 +31,38 @@ class _Seen(NamedTuple):
 class HostFolds:
     """Folds tensors into the rows of one table.
 
-    A tensor of up to ``host_many.SMALL`` elements is copied, and folded with others when there are 256 of them, or
-    ``host_many.MANY`` elements, or when ``settle_`` is called. A larger one is folded at once; if it is the one that was
-    folded before, which its memory and the version that autograd counts tell, the counts are taken from there. What writes to
-    memory behind autograd's back (through ``.data``, say) between the two is not noticed.
+    A large tensor is folded at once; if it is the one that was folded before, which its memory and the version that autograd
+    counts tell, the counts are taken from there. What writes to memory behind autograd's back (through ``.data``, say)
+    between the two is not noticed. Compiled code folds small ones at once, too. Without it one of up to ``host_many.SMALL``
+    elements is copied, and folded with others when there are 256 of them, or ``host_many.MANY`` elements, or when
+    ``settle_`` is called.
     """
 
     def __init__(self) -> None:
+        self._compiled = host_compiled.available()
         self._waiting: tuple[list[int], list[torch.Tensor]] = [], []
         self._elements = 0
-        self._last: tuple[_Seen, host.Folded] | None = None
+        self._last: tuple[_Seen, host.Folded | int] | None = None
 
     def observe_(self, buffers: Buffers, row: int, tensor: torch.Tensor) -> None:
         """Adds every element of a plain tensor to a row, now or later."""
         number = tensor.numel()
-        if number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
-            rows, tensors = self._waiting
-            rows.append(row)
-            tensors.append(tensor.detach().clone())
-            self._elements += number
-            if len(rows) >= _MOST_WAITING or self._elements >= host_many.MANY:
-                self.settle_(buffers)
-            return
-        target = HostRow(*buffers, row)
-        if tensor.is_inference():  # it has no version
-            host.fold_(target, tensor)
-        elif self._last is None or not self._last[0].is_still(tensor) or not host.again_(target, self._last[1]):
-            folded = host.fold_(target, tensor)
+        if not self._compiled and number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
+            self._wait(buffers, row, tensor)
+        elif number <= host_compiled.SMALL or tensor.is_inference():  # the latter has no version
+            host_compiled.observe_(*buffers, row, tensor)
+        elif self._last is None or not self._last[0].is_still(tensor) or not _again(buffers, row, self._last[1]):
+            folded = _fold(buffers, row, tensor)
             seen = _Seen(weakref.ref(tensor.untyped_storage()), tensor._version, _place(tensor))
-            self._last = None if folded is None else (seen, folded)
+            self._last = (seen, folded) if folded else None
+
+    def _wait(self, buffers: Buffers, row: int, tensor: torch.Tensor) -> None:
+        rows, tensors = self._waiting
+        rows.append(row)
+        tensors.append(tensor.detach().clone())
+        self._elements += tensor.numel()
+        if len(rows) >= _MOST_WAITING or self._elements >= host_many.MANY:
+            self.settle_(buffers)
 
     def settle_(self, buffers: Buffers) -> None:
         """Folds all that waits."""
@@ -71,6 +73,18 @@ class HostFolds:
     def forget(self) -> None:
         """Drops all that waits, and what is known of the last tensor."""
         self._waiting, self._elements, self._last = ([], []), 0, None
+
+
+def _fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> host.Folded | int | None:
+    """Folds a tensor, and gives what ``_again`` takes, if anything."""
+    folded = host_compiled.fold(buffers, row, tensor)
+    return host.fold_(HostRow(*buffers, row), tensor) if folded == host_compiled.NOT_DONE else folded
+
+
+def _again(buffers: Buffers, row: int, folded: host.Folded | int) -> bool:
+    if isinstance(folded, int):
+        return host_compiled.again(buffers, row, folded)
+    return host.again_(HostRow(*buffers, row), folded)
 
 
 def _place(tensor: torch.Tensor) -> tuple:

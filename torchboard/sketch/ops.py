@@ -3,7 +3,7 @@
 Their schemas say what they change, so a compiled graph keeps them in place and in order. Autograd does not record them,
 and under fake tensors they do nothing. About 2 us a call on top of the fold.
 
-Which implementation folds: on the CPU ``host``; on CUDA and ROCm the kernels of ``triton_launch``, where Triton is at
+Which implementation folds: on the CPU ``host_compiled``; on CUDA and ROCm the kernels of ``triton_launch``, where Triton is at
 hand and counts a histogram in shared memory, for the element types that they read; for all else, and inside the
 capture of a CUDA graph, ``reference``. The first tensor of an element type on a device tries the kernels out on rows
 of its own, which takes Triton some seconds the first time ever. If that fails there is one warning, and ``reference``
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from torchboard.errors import TorchboardWarning
-from torchboard.sketch import compact, host, host_many, reference
+from torchboard.sketch import compact, host_compiled, reference
 
 NEEDED_TRITON = (3, 8)
 """Before this version ``tl.histogram`` votes bit by bit instead of adding in shared memory: ten times the instructions
@@ -141,13 +141,13 @@ _trials = _Trials()
 
 _library.impl("observe_", torch.library.fallthrough_kernel, "Autograd")
 _library.impl("observe_", reference.observe_, "CompositeExplicitAutograd")
-_library.impl("observe_", host.observe_, "CPU")
+_library.impl("observe_", host_compiled.observe_, "CPU")
 _library.impl("observe_", _observe_fast, "CUDA")
 _library.impl("observe_", _observe_nothing, "Meta")
 
 _library.impl("observe_many_", torch.library.fallthrough_kernel, "Autograd")
 _library.impl("observe_many_", _observe_many_anywhere, "CompositeExplicitAutograd")
-_library.impl("observe_many_", host_many.observe_many_, "CPU")
+_library.impl("observe_many_", host_compiled.observe_many_, "CPU")
 _library.impl("observe_many_", _observe_many_fast, "CUDA")
 _library.impl("observe_many_", _observe_nothings, "Meta")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from torchboard.errors import InvalidValueError
-from torchboard.sketch import host_many, layout, merging, ops, reference, sampling
+from torchboard.sketch import host_compiled, layout, merging, ops, reference, sampling
 from torchboard.sketch.host_table import HostFolds
 from torchboard.sketch.rows import TableRows
 
@@ -88,7 +88,7 @@ class SketchTable:
         for _, tensor in zip(rows, tensors, strict=True):
             _check(tensor, self.device)
         direct = self._host is not None and not torch.compiler.is_compiling() and all(map(_is_plain, tensors))
-        (host_many.observe_many_ if direct else ops.observe_many_)(*self._buffers.buffers, rows, tensors)
+        (host_compiled.observe_many_ if direct else ops.observe_many_)(*self._buffers.buffers, rows, tensors)
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""

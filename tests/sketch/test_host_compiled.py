@@ -1,0 +1,145 @@
+"""The compiled fold, beside the definition of the rows; most of what it must do is in ``test_folding``."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from torchboard.sketch import host_compiled, layout, reference
+from torchboard.sketch.table import blank_rows
+
+CPU = torch.device("cpu")
+EXACT = [*range(layout.SUM), layout.NEGATED_MIN, layout.MAX]
+HALVES = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16)
+
+needs_it = pytest.mark.skipif(not host_compiled.available(), reason="the compiled code was not built")
+
+
+def test_it_is_built_where_there_is_a_compiler():
+    """An installation goes on without it, so a mistake in the source would be noticed by nobody else."""
+    if not shutil.which("gcc"):
+        pytest.skip("there is no compiler")
+    assert host_compiled.available()
+
+
+def test_code_of_another_version_is_not_used(monkeypatch):
+    monkeypatch.setattr(host_compiled, "_VERSION", -5)
+    assert host_compiled._load() is None
+
+
+def test_without_it_torch_folds(monkeypatch):
+    monkeypatch.setattr(host_compiled, "EXTENSION_SUFFIXES", [".missing"])
+    monkeypatch.setattr(host_compiled, "_library", host_compiled._load())
+    assert not host_compiled.available()
+    rows = blank_rows(1, CPU)
+    host_compiled.observe_(*rows.buffers, 0, torch.arange(5.0))
+    host_compiled.observe_many_(*rows.buffers, [0], [torch.arange(5.0)])
+    assert rows.moments[0, layout.COUNT] == 10
+
+
+def _agree(tensors: list[torch.Tensor]) -> None:
+    """Folds them into one row after another, by compiled code and by the reference."""
+    mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
+    for tensor in tensors:
+        assert host_compiled.fold(mine.buffers, 0, tensor) >= 0
+        if not theirs.counts.any():  # the reference would choose by a sample, and keep what zeros chose
+            theirs.parameters.copy_(mine.parameters)
+        reference.observe_(*theirs.buffers, 0, tensor)
+    assert torch.equal(mine.counts, theirs.counts)
+    assert torch.equal(mine.moments[:, EXACT], theirs.moments[:, EXACT])
+    sums = slice(layout.SUM, layout.SUM_SQUARES + 1)
+    torch.testing.assert_close(mine.moments[:, sums], theirs.moments[:, sums], rtol=1e-12, atol=1e-9)
+
+
+@needs_it
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_number_of_sixteen_bits_is_seen_as_what_it_is(dtype):
+    _agree([HALVES.view(dtype)])
+    for part in HALVES.view(dtype).split(1 << 12):
+        _agree([part])
+
+
+@needs_it
+@settings(max_examples=60, deadline=None)
+@given(st.lists(arrays(np.float32, st.integers(1, 300), elements=st.floats(width=32)), min_size=1, max_size=3))
+def test_whatever_the_numbers_the_reference_agrees(data):
+    _agree([torch.from_numpy(item) for item in data])
+
+
+@needs_it
+@pytest.mark.parametrize("number", [1, 7, 8, 31, 33, 4095, 4096, 4097, 16_384, 16_385, 20_481, 131_072, 400_003])
+@pytest.mark.parametrize("data", ["gauss", "relu", "narrow", "wide", "rare specials"])
+def test_pieces_and_threads_leave_nothing_out(number, data):
+    values = torch.randn(number, generator=torch.Generator().manual_seed(number))
+    values = {
+        "gauss": values,
+        "relu": values.relu(),
+        "narrow": 5 + 0.1 * values,
+        "wide": torch.exp(8 * values),
+        "rare specials": torch.where(values.abs() > 3, values / 0.0, values),
+    }[data]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            _agree([values])
+            _agree([values[: number // 2 + 1], values])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_it
+def test_elements_between_two_addresses_are_read():
+    raw = torch.arange(4 * 5000 + 1, dtype=torch.int64).to(torch.uint8)
+    values = torch.from_numpy(np.frombuffer(raw.numpy().tobytes(), np.float32, 5000, offset=1).copy())
+    unaligned = torch.frombuffer(bytearray(raw.numpy().tobytes()), dtype=torch.float32, count=5000, offset=1)
+    mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
+    host_compiled.fold(mine.buffers, 0, unaligned)
+    host_compiled.fold(theirs.buffers, 0, values)
+    assert torch.equal(mine.counts, theirs.counts) and torch.equal(mine.moments, theirs.moments)
+
+
+@needs_it
+def test_a_fold_is_added_again_only_where_it_is_still_known():
+    rows, values = blank_rows(6, CPU), torch.randn(20_000)
+    first = host_compiled.fold(rows.buffers, 0, values)
+    assert first > 0 and host_compiled.again(rows.buffers, 1, first)
+    assert host_compiled.fold(rows.buffers, 2, values[:100]) == 0
+    assert host_compiled.again(rows.buffers, 3, first), "a small tensor leaves the table alone"
+    assert all(torch.equal(buffer[0], buffer[row]) for buffer in rows.buffers for row in (1, 3))
+    elsewhere = []
+    thread = threading.Thread(target=lambda: elsewhere.append(host_compiled.again(rows.buffers, 4, first)))
+    thread.start()
+    thread.join()
+    assert elsewhere == [False], "another thread has another table"
+    host_compiled.fold(rows.buffers, 4, values + 1)
+    assert not host_compiled.again(rows.buffers, 5, first)
+    assert rows.moments[5, layout.COUNT] == 0
+
+
+@needs_it
+@pytest.mark.parametrize("other", [7 + 0.01 * torch.randn(20_000), 1e-35 * torch.randn(20_000), torch.arange(9)])
+def test_a_fold_is_not_added_to_a_row_that_looks_at_numbers_in_another_way(other):
+    rows, values = blank_rows(2, CPU), torch.randn(20_000)
+    host_compiled.observe_(*rows.buffers, 1, other)
+    before = rows.moments[1].clone()
+    assert not host_compiled.again(rows.buffers, 1, host_compiled.fold(rows.buffers, 0, values))
+    assert torch.equal(rows.moments[1], before)
+
+
+@needs_it
+def test_what_needs_more_care_is_left_to_torch():
+    rows = blank_rows(3, CPU)
+    rows.parameters[0, layout.KIND] = layout.INTEGERS
+    host_compiled.fold(rows.buffers, 1, torch.tensor([1e-300, -2e-300], dtype=torch.float64))
+    before = rows.moments.clone()
+    for row, tensor in enumerate([torch.ones(3), torch.tensor([1e300], dtype=torch.float64), torch.arange(3)]):
+        assert host_compiled.fold(rows.buffers, row, tensor) == host_compiled.NOT_DONE
+    assert torch.equal(rows.moments, before)
