@@ -8,6 +8,7 @@ tensors are shared out among torch's own threads. About 2 us a call.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -21,8 +22,11 @@ NOT_DONE = -1
 SMALL = 1 << 14
 """Most elements of a tensor that ``again`` does not know: to fold it takes no longer than to ask."""
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_VERSION = 1_000_000 + 100 * layout.BINS + layout.SLOTS
+_VERSION = 2_000_000 + 100 * layout.BINS + layout.SLOTS
 """Of the code that fits this file."""
+
+_NUMBERS = 5
+"""That describe a tensor of many: its row, its address, its elements, their type, and how many times each counts."""
 
 Buffers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Counts, moments and parameters, contiguous; see ``reference.observe_``."""
@@ -51,6 +55,8 @@ def _declared(library: ctypes.PyDLL) -> ctypes.PyDLL:
     library.torchboard_fold.restype = library.torchboard_fold_again.restype = number
     library.torchboard_fold.argtypes = [*row, pointer, number, ctypes.c_int, number, ctypes.c_int]
     library.torchboard_fold_again.argtypes = [*row, number]
+    library.torchboard_fold_many.restype = number
+    library.torchboard_fold_many.argtypes = [*row[:3], pointer, number, ctypes.c_int]
     return library
 
 
@@ -77,12 +83,22 @@ def observe_many_(
     rows: Sequence[int],
     tensors: Sequence[torch.Tensor],
 ) -> None:
-    """``observe_`` for each of the rows with the tensor beside it."""
+    """``observe_`` for each of the rows with the tensor beside it, in one call."""
     if _library is None:
-        host_many.observe_many_(counts, moments, parameters, rows, tensors)
-    else:
-        for row, tensor in zip(rows, tensors, strict=True):
-            observe_(counts, moments, parameters, row, tensor)
+        return host_many.observe_many_(counts, moments, parameters, rows, tensors)
+    folds, read, left = array("q"), [], []
+    for row, tensor in zip(rows, tensors, strict=True):
+        what = _described(counts, row, tensor)
+        if what is None:
+            left.append((row, tensor))
+        else:
+            read.append((row, what[0]))  # a copy, if it is one, lives until it has been read
+            folds.extend((row, what[0].data_ptr(), *what[1:]))
+    addresses = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), folds.buffer_info()[0]
+    if _library.torchboard_fold_many(*addresses, len(read), torch.get_num_threads()):
+        left += (pair for pair, row in zip(read, folds[::_NUMBERS]) if row < 0)
+    for row, tensor in left:
+        host.observe_(counts, moments, parameters, row, tensor)
 
 
 def fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> int:
@@ -94,21 +110,26 @@ def fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> int:
     Raises:
         IndexError: there is no such row.
     """
-    kind = _TYPES.get(tensor.dtype)
-    if _library is None or kind is None:
-        return NOT_DONE
     counts, moments, parameters = buffers
+    what = _described(counts, row, tensor) if _library is not None else None
+    if what is None:
+        return NOT_DONE
+    rows = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), row
+    return _library.torchboard_fold(*rows, what[0].data_ptr(), *what[1:], torch.get_num_threads())
+
+
+def _described(counts: torch.Tensor, row: int, tensor: torch.Tensor) -> tuple[torch.Tensor, int, int, int] | None:
+    """A tensor without gaps, its elements, their type, and how many times each of them counts; None where ``host`` has to fold."""
+    kind = _TYPES.get(tensor.dtype)
+    if kind is None:
+        return None
     if not 0 <= row < counts.shape[0]:
         raise IndexError(f"there is no row {row} in {counts.shape[0]} rows")
     times = 1
     if not tensor.is_contiguous() or tensor.is_neg():
         tensor, times = reference.storage_order(tensor)
         tensor = tensor.contiguous()
-    number = tensor.numel()
-    if not number or not times:
-        return 0
-    rows = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), row
-    return _library.torchboard_fold(*rows, tensor.data_ptr(), number, kind, times, torch.get_num_threads())
+    return tensor, tensor.numel() if times else 0, kind, times
 
 
 def again(buffers: Buffers, row: int, folded: int) -> bool:

@@ -42,6 +42,7 @@ enum {
     BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
     PIECE = 4096,
     SMALL = 4 * PIECE,                            /* up to here codes are kept, and the large table is not touched */
+    TINY = 512,                                   /* up to here a row's own counters are faster than counters beside it */
     SAMPLE = 1024,
     MOST_THREADS = 64,
 };
@@ -462,7 +463,12 @@ FOR_EACH_CPU static void bins_of(uint16_t *codes, int64_t number, int first) {
 static void take(Row *row, Found found, int64_t number, int64_t codes, int64_t times, double scale) {
     if (number > SMALL)
         add_table(row->counts, first_code(scale), times);
-    else if (codes) {
+    else if (codes <= TINY) {
+        bins_of(scratch.codes, codes, first_code(scale));
+        for (int64_t i = 0; i < codes; i++)
+            if (scratch.codes[i] < BINS)
+                row->counts[scratch.codes[i]] += times;
+    } else {
         memset(scratch.bins, 0, sizeof scratch.bins);
         bins_of(scratch.codes, codes, first_code(scale));
         count(scratch.codes, codes, scratch.bins[0], scratch.bins[1], (const char *)scratch.codes);
@@ -539,7 +545,7 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
 /* ---- what Python calls ---- */
 
 /* Changes with this file's functions and with the numbers of layout.py. */
-int64_t torchboard_fold_version(void) { return 1000000 + BINS * 100 + SLOTS; }
+int64_t torchboard_fold_version(void) { return 2000000 + BINS * 100 + SLOTS; }
 
 /* Adds elements, each of them ``times`` times, to one row of three buffers. Gives a number that ``torchboard_fold_again``
  * knows, zero where that cannot be used, and -1 if nothing was done because the elements need more care. */
@@ -568,6 +574,22 @@ int64_t torchboard_fold(int64_t *counts, double *moments, double *parameters, in
     scratch.kept_number = number;
     scratch.kept_times = times;
     return scratch.kept_serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
+}
+
+/* Folds several tensors into rows, five numbers each: row, address, elements, type, times. Gives how many need more care;
+ * their row is then -1. */
+int64_t torchboard_fold_many(int64_t *counts, double *moments, double *parameters, int64_t (*folds)[5], int64_t number,
+                             int threads) {
+    int64_t left = 0;
+    for (int64_t i = 0; i < number; i++) {
+        int64_t *fold = folds[i];
+        if (torchboard_fold(counts, moments, parameters, fold[0], (const void *)fold[1], fold[2], (int)fold[3], fold[4],
+                            threads) == -1) {
+            fold[0] = -1;
+            left++;
+        }
+    }
+    return left;
 }
 
 /* Adds what a fold added to another row; 0, and nothing done, if this thread has it no longer or the row looks at numbers in
