@@ -17,6 +17,14 @@ from torchboard.sketch import host_compiled, layout, merging, ops, reference, sa
 from torchboard.sketch.host_table import HostFolds
 from torchboard.sketch.rows import TableRows
 
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
+_REAL = {
+    kind
+    for kind in vars(torch).values()
+    if isinstance(kind, torch.dtype) and not kind.is_complex and not str(kind).startswith("torch.q")
+}
+"""Element types that are numbers."""
+
 
 class SketchTable:
     """Rows of sketches on one device, each of them filled by ``observe_`` and all of them taken by ``read``.
@@ -151,9 +159,10 @@ def sketch_of(tensor: torch.Tensor) -> TableRows:
     Raises:
         InvalidValueError: as ``SketchTable.observe_``.
     """
-    table = SketchTable(tensor.device)
-    table.observe_(table.add_row(), tensor)
-    return TableRows(*(buffer[:1] for buffer in table.read().buffers))
+    _check(tensor, tensor.device)
+    rows = blank_rows(1, tensor.device)
+    (host_compiled.observe_ if tensor.is_cpu and _is_plain(tensor) else ops.observe_)(*rows.buffers, 0, tensor)
+    return rows
 
 
 def blank_rows(rows: int, device: torch.device) -> TableRows:
@@ -177,10 +186,12 @@ def _clear_(rows: TableRows) -> None:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether no mode and no subclass wants to see what is done with a tensor."""
-    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
+    return type(tensor) in _PLAIN and not torch._C._len_torch_dispatch_stack()
 
 
 def _check(tensor: torch.Tensor, device: torch.device) -> None:
+    if tensor.dtype in _REAL and tensor.layout is torch.strided and tensor.device == device and not tensor.is_meta:
+        return
     if tensor.is_complex():
         _refuse(tensor, "complex numbers have no order", "observe its real and imaginary parts, or its magnitude")
     if tensor.layout != torch.strided:
