@@ -22,16 +22,18 @@ from torch import Tensor, nn
 
 VARIANTS = {
     "sketch": "torchboard, the sketch",
+    "uncompiled": "the same where there was no compiler",
     "written": "torchboard, `add_histogram`, written",
     "peer": "torch.utils.tensorboard, `add_histogram`, written",
     "histc": "`torch.histc`",
     "histogram": "`torch.histogram`",
     "numpy": "`np.histogram`",
 }
+OURS = ("sketch", "uncompiled")
 BARE = ("histc", "histogram", "numpy")
 SIZES = {"1k": 1000, "100k": 100_000, "1M": 1_000_000, "10M": 10_000_000}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-KINDS = ("relu", "fp8", "int64", "uint8", "bool")
+KINDS = ("fp32", "fp16", "bf16", "fp64", "relu", "constant", "near one", "half NaN", "fp8", "int64", "uint8", "bool")
 """What else is measured, at a million elements."""
 MODELS = {
     "resnet50": "torchvision's ResNet-50",
@@ -55,6 +57,11 @@ def data(name: str, number: int) -> Tensor:
     values = torch.randn(number, generator=torch.Generator().manual_seed(0))
     made = {
         "relu": values.relu,
+        "constant": lambda: torch.full((number,), 0.7),
+        "near one": lambda: 1 + 0.01 * values,
+        "half NaN": lambda: torch.where(values < 0, torch.nan, values),
+        "fp16": values.half,
+        "fp64": values.double,
         "fp8": lambda: values.to(torch.float8_e4m3fn),
         "int64": lambda: (3 * values).long(),
         "uint8": lambda: (64 + 16 * values).clamp(0, 255).to(torch.uint8),
@@ -65,9 +72,14 @@ def data(name: str, number: int) -> Tensor:
 
 def counter(variant: str, log_dir: str) -> tuple[Callable[[list[Tensor]], object], Callable[[], object]]:
     """What does the job for some tensors, and what makes room for the next job."""
-    if variant == "sketch":
+    if variant in OURS:
+        from torchboard.sketch import host_compiled
         from torchboard.sketch.table import SketchTable
 
+        if variant == "uncompiled":
+            host_compiled._library = None
+        elif not host_compiled.available():
+            raise SystemExit("the compiled code was not built: there is no compiler")
         table = SketchTable()
         rows = [table.add_row() for _ in range(500)]
 
@@ -118,7 +130,7 @@ def jobs(variant: str) -> Iterator[tuple[str, list[Tensor]]]:
         for size, number in SIZES.items():
             yield f"{dtype} {size}", [data(dtype, number)]
     yield "200 of 768", list(data("fp32", 200 * 768).split(768))
-    if variant == "sketch":
+    if variant in OURS:
         for kind in KINDS:
             yield kind, [data(kind, 1_000_000)]
     if variant not in BARE:
@@ -152,11 +164,11 @@ def report(rounds: int) -> str:
             for name in both
         ],
     )
-    kinds = [[kind, f"{1e3 * harness.median(figures, 'sketch', kind):.2f}"] for kind in KINDS]
+    kinds = [[kind, *(f"{1e3 * harness.median(figures, ours, kind):.2f}" for ours in OURS)] for kind in KINDS]
     elements = {name: sum(p.numel() for p in model(name).parameters()) for name in MODELS}
     described = "; ".join(f"{name}: {MODELS[name]}, {count:,} parameters" for name, count in elements.items())
     introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "numpy"), rounds=rounds)
-    a_million = harness.table(["a million of", "the sketch, ns an element"], kinds)
+    a_million = harness.table(["a million of", "the sketch, ns an element", "without a compiler"], kinds)
     return "\n\n".join([introduction, table, f"{described}.", a_million])
 
 

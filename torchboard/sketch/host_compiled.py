@@ -1,4 +1,4 @@
-"""Folds tensors that lie in the host's memory by compiled code, ``host_fold.c``, where that was built with the package.
+"""Folds tensors that lie in the host's memory by compiled code, the folder ``host_fold``, where that was built with the package.
 
 It is two to seven times as fast as ``host`` and ``host_many``, which take over where there was no compiler, for element
 types other than the four below, and for rows and magnitudes that need more care. Rows are the same whoever folds. Large

@@ -1,0 +1,138 @@
+/* Counts the codes of elements of up to 32 bits, on several threads where there are many: those of torch's own OpenMP, which
+ * would otherwise wait for the processor beside ours. */
+
+#include "row.h"
+
+FOR_EACH_CPU static void add_up(const float *x, int64_t number, double *sum, double *squares) {
+    Doubles sums[4] = {{0}}, products[4] = {{0}};
+    int64_t i = 0;
+    for (; i + 32 <= number; i += 32)
+        for (int lane = 0; lane < 4; lane++) {
+            Floats some;
+            memcpy(&some, x + i + 8 * lane, sizeof some);
+            Doubles values = __builtin_convertvector(some, Doubles);
+            sums[lane] += values;
+            products[lane] += values * values;
+        }
+    for (; i < number; i++) {
+        sums[0][0] += x[i];
+        products[0][0] += (double)x[i] * x[i];
+    }
+    for (int place = 0; place < 32; place++) {
+        *sum += sums[place / 8][place % 8];
+        *squares += products[place / 8][place % 8];
+    }
+}
+
+/* Codes of finite numbers; gives how many are zero. */
+FOR_EACH_CPU static int64_t encode(const float *x, int64_t number, uint16_t *codes) {
+    uint32_t zeros = 0;
+    for (uint32_t i = 0; i < (uint32_t)number; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        uint32_t zero = bits << 1 == 0;
+        codes[i] = (uint16_t)(zero ? ZERO_CODES + i % ZERO_PLACES : bits >> (23 - MANTISSA_BITS));
+        zeros += zero;
+    }
+    return zeros;
+}
+
+/* Counts codes, the neighbours apart; meanwhile the memory that is read next comes nearer. */
+static void count(const uint16_t *codes, int64_t number, uint32_t *even, uint32_t *odd, const char *next) {
+    int64_t i = 0;
+    for (; i + 4 <= number; i += 4) {
+        uint64_t four;
+        __builtin_prefetch(next + 4 * i);
+        memcpy(&four, codes + i, sizeof four);
+        even[four & 0xffff]++;
+        odd[four >> 16 & 0xffff]++;
+        even[four >> 32 & 0xffff]++;
+        odd[four >> 48]++;
+    }
+    for (; i < number; i++)
+        even[codes[i]]++;
+}
+
+/* Looks at elements of up to 32 bits; their codes go into this thread's table, or, if they are few, stay codes. Gives the
+ * number of codes that stay. */
+static int64_t look_at(const Elements *all, Found *found) {
+    int few = all->number <= SMALL;
+    int64_t codes = 0;
+    float *buffer = scratch.piece.narrow;
+    if (!few)
+        memset(scratch.table, 0, sizeof scratch.table);
+    for (int64_t first = 0; first < all->number; first += PIECE) {
+        int64_t number = piece_at(all, first);
+        const float *x = look_float(floats(all, first, number, buffer), &number, buffer, found);
+        add_up(x, number, &found->sum, &found->squares);
+        found->zeros += encode(x, number, scratch.codes + codes);
+        if (few)
+            codes += number;
+        else
+            count(scratch.codes, number, scratch.table[0], scratch.table[1], behind(all, first));
+    }
+    return codes;
+}
+
+typedef struct {
+    Elements elements;
+    Found found;
+    uint32_t (*table)[CODES];
+} Part;
+
+typedef struct {
+    Part parts[MOST_THREADS];
+    int number, next;
+} Parts;
+
+static void work(void *shared) {
+    Parts *parts = shared;
+    int place = __atomic_fetch_add(&parts->next, 1, __ATOMIC_RELAXED);
+    if (place < parts->number) { /* one a thread: the table is the thread's own */
+        Part *part = &parts->parts[place];
+        part->found = NOTHING;
+        look_at(&part->elements, &part->found);
+        part->table = scratch.table;
+    }
+}
+
+static void merge(Found *found, const Found *other) {
+    found->low = fmin(found->low, other->low);
+    found->high = fmax(found->high, other->high);
+    found->sum += other->sum;
+    found->squares += other->squares;
+    found->zeros += other->zeros;
+    found->nan += other->nan;
+    found->pos_inf += other->pos_inf;
+    found->neg_inf += other->neg_inf;
+}
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+
+static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
+    Parallel parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    int64_t most = all->number / WORTH_A_THREAD;
+    threads = threads < most ? threads : (int)most;
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+    if (!parallel || threads < 2 || all->number < WORTH_THREADS)
+        return 0;
+    Parts parts = {.number = threads, .next = 0};
+    int64_t each = (all->number + threads - 1) / threads;
+    for (int place = 0; place < threads; place++) {
+        int64_t first = place * each, left = all->number - first;
+        parts.parts[place].elements =
+            (Elements){all->data + first * size_of(all->type), left < each ? left : each, all->type};
+    }
+    parallel(work, &parts, (unsigned)threads, 0);
+    if (parts.next < parts.number) /* fewer threads came than were asked for */
+        return 0;
+    for (int place = 0; place < threads; place++) {
+        Part *part = &parts.parts[place];
+        merge(found, &part->found);
+        if (part->table != scratch.table)
+            for (int lane = 0; lane < 2; lane++)
+                for (int code = 0; code < CODES; code++)
+                    scratch.table[lane][code] += part->table[lane][code];
+    }
+    return 1;
+}

@@ -1,0 +1,77 @@
+/* The numbers of layout.py, those of this folder, and the memory that a thread works in. */
+
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE
+#endif
+#include <dlfcn.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+enum { MANTISSA_BITS = 5, BINADES = 63, BINADES_ABOVE = 24 };
+enum { SIDE = (BINADES << MANTISSA_BITS) + 1, BINS = 2 * SIDE };
+enum { COUNT, SPIKE, ZEROS, NAN_, POS_INF, NEG_INF, SUM, SUM_SQUARES, NEGATED_MIN, MAX, SLOTS };
+enum { PIVOT, SCALE, KIND, PARAMETERS };
+enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
+static const double NARROW = 16.0;
+
+enum {
+    SIGN = 256 << MANTISSA_BITS,                  /* codes of one sign */
+    CODES = 2 * SIGN,
+    LOWEST_UNIT = BINADES - BINADES_ABOVE - 127,  /* |y| = 1 at this exponent: the lowest binade is that of denormals */
+    ZERO_CODES = 255 << MANTISSA_BITS,            /* the first of 32 codes that only infinities and NaN would have */
+    ZERO_BINS = BINS,                             /* likewise behind the bins */
+    ZERO_PLACES = 32,
+    BLOCK = 16,                                   /* counters that are skipped together where all are zero */
+    BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
+    PIECE = 4096,
+    SMALL = 4 * PIECE,                            /* up to here codes are kept, and the large table is not touched */
+    TINY = 512,                                   /* up to here a row's own counters are faster than counters beside it */
+    SAMPLE = 1024,
+    MOST_THREADS = 64,
+};
+static const int64_t WORTH_THREADS = 1 << 17, WORTH_A_THREAD = 1 << 16;
+
+typedef struct {
+    const char *data;
+    int64_t number;
+    int type;
+} Elements;
+
+/* What elements add up to, as they are or seen from a pivot. */
+typedef struct {
+    double low, high, sum, squares;
+    int64_t spike, zeros, nan, pos_inf, neg_inf;
+} Found;
+
+typedef struct {
+    int64_t *counts;
+    double *moments, *parameters;
+} Row;
+
+typedef struct {
+    union {
+        float narrow[PIECE];
+        double wide[PIECE];
+    } piece;                                  /* that had to be converted, or freed of NaN */
+    float halves[PIECE];                      /* on their way to doubles */
+    uint16_t codes[SMALL];
+    uint32_t bins[2][BIN_PLACES];             /* neighbours are counted apart: one would wait for the other's addition */
+    uint32_t table[2][CODES];                 /* likewise */
+    Found kept;                               /* what the table holds, of which fold */
+    int64_t kept_number, kept_times, kept_serial;
+} Scratch;
+
+static _Thread_local Scratch scratch;
+static int64_t last_serial;
+
+typedef float Floats __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(64)));
+
+static const Found NOTHING = {.low = INFINITY, .high = -INFINITY};
