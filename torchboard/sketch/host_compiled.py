@@ -119,7 +119,7 @@ def fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> int:
 
 
 def _described(counts: torch.Tensor, row: int, tensor: torch.Tensor) -> tuple[torch.Tensor, int, int, int] | None:
-    """A tensor without gaps, its elements, their type, and how many times each of them counts; None where ``host`` has to fold."""
+    """A tensor without gaps, its elements, their type, and how often each of them counts; None where ``host`` has to fold."""
     kind = _TYPES.get(tensor.dtype)
     if kind is None:
         return None
