@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -93,6 +96,26 @@ def test_pieces_and_threads_leave_nothing_out(number, data):
             _agree([values[: number // 2 + 1], values])
     finally:
         torch.set_num_threads(before)
+
+
+@needs_it
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_does_without_the_threads_it_has_not():
+    script = """
+import os, signal, torch
+from torchboard.sketch import host_compiled
+from torchboard.sketch.table import blank_rows
+torch.set_num_threads(2)
+values, rows = torch.randn(1_000_000), blank_rows(1, torch.device("cpu"))
+host_compiled.observe_(*rows.buffers, 0, values)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    host_compiled.observe_(*rows.buffers, 0, values)
+    os._exit(int(rows.moments[0, 0]) != 2_000_000)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 @needs_it

@@ -107,6 +107,13 @@ static void merge(Found *found, const Found *other) {
     found->neg_inf += other->neg_inf;
 }
 
+/* A forked process has the memory of those threads, but not the threads. */
+static int forked;
+
+static void note_fork(void) { forked = 1; }
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, note_fork); }
+
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
 static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
@@ -114,7 +121,7 @@ static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
     int64_t most = all->number / WORTH_A_THREAD;
     threads = threads < most ? threads : (int)most;
     threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-    if (!parallel || threads < 2 || all->number < WORTH_THREADS)
+    if (forked || !parallel || threads < 2 || all->number < WORTH_THREADS)
         return 0;
     Parts parts = {.number = threads, .next = 0};
     int64_t each = (all->number + threads - 1) / threads;
