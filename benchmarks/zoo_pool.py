@@ -79,6 +79,9 @@ def measure(script: str, jobs: list[str], kept: Kept, seconds: float) -> None:
             for job in portion:
                 line = worker.stdout.readline() if select.select([worker.stdout], [], [], seconds)[0] else ""
                 figures = json.loads(line) if line else {"lost": f"no answer in {seconds:.0f} s, or the process died"}
+                if job != portion[0] and _is_short_of_memory(figures):  # which earlier jobs may hold: once more, and first
+                    worker.kill()
+                    break
                 kept.add(waiting.pop(0), figures)
                 print(f"{len(waiting)} to go; {job}: {_shortly(figures)}", file=sys.stderr)
                 if not line:
@@ -123,6 +126,11 @@ def limit(seconds: int) -> Iterator[None]:
 def described(error: BaseException) -> str:
     """An exception on a short line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+
+
+def _is_short_of_memory(figures: Figures) -> bool:
+    said = " ".join(str(figures.get(key, "")) for key in ("cannot", "failed"))
+    return any(words in said for words in ("allocate memory", "MemoryError", "could not create a primitive"))
 
 
 def _shortly(figures: Figures) -> str:
