@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -20,7 +21,7 @@ from torchboard.cli import main
 from torchboard.eventfile.framing import frame
 from torchboard.eventfile.scanning import walk
 from torchboard.sink.ownership import disown, own
-from torchboard.values import Array, Histogram, Image, Text
+from torchboard.values import Array, Histogram, Image, Scalar, Text
 from torchboard.values.hparams import SESSION_START_TAG, SessionStart
 
 EVERYTHING = {"tensors": 0}
@@ -222,6 +223,20 @@ def test_the_metadata_that_count_stay_the_first(tmp_path):
     after = shown(tmp_path)
     assert after == before and b"old" in after[0]["t"][0]
     assert b"lr" in after[0][SESSION_START_TAG][0]
+
+
+def test_many_scalars_in_a_row_take_the_metadata_of_the_first_and_lose_times_that_are_not_finite(tmp_path, capsys):
+    first = event(50, "loss", Scalar(1.0, "about"))
+    rest = [scalar(step, at=math.nan if step == 150 else None) for step in range(1, 201)]
+    write(tmp_path / "log", [start(0), first, start(1), *rest])
+    before = points(tmp_path / "log")
+    compact(tmp_path / "log")
+    assert points(tmp_path / "log-compact") == before
+    out = capsys.readouterr().out
+    assert "1 superseded point left behind" in out and "1 record without a finite time" in out
+    kept = [one for one in events(tmp_path / "log-compact" / "events.out.tfevents.1") if one.summary.value]
+    assert len(kept) == 200 and kept[0].summary.value[0].metadata.summary_description == "about"
+    assert kept[149].wall_time == kept[148].wall_time == 1149.0
 
 
 def test_files_without_a_version_are_purged_as_before(tmp_path):
@@ -451,6 +466,15 @@ messages = st.one_of(
 )
 
 
+def burst(seed):
+    """More scalars in a row than are read one by one: steps that go on or stay, a few tags, times apart or not."""
+    random = np.random.default_rng(seed)
+    pace, number = random.choice([0.0, 0.3, 1.0]), int(random.integers(80, 300))
+    steps = np.cumsum(random.random(number) < pace).tolist()
+    times = (1000 + np.cumsum(random.choice([0.0, 0.004, 0.02], number))).tolist()
+    return [scalar(step, tag, step / 7, at) for step, tag, at in zip(steps, random.choice([*"abc"], number), times)]
+
+
 def default_loader(paths):
     """What the default loader keeps, by its rule: tag -> first metadata, and steps and values."""
     first, kept = {}, {}
@@ -465,12 +489,15 @@ def default_loader(paths):
     return first, kept
 
 
-@given(st.lists(st.lists(messages, max_size=8), min_size=1, max_size=3), st.booleans())
+pieces = st.lists(messages.map(lambda one: [one]) | st.integers(0, 99).map(burst), max_size=8)
+
+
+@given(st.lists(pieces, min_size=1, max_size=3), st.booleans())
 @settings(max_examples=40)
 def test_both_loaders_show_the_same_of_any_run(tmp_path_factory, parts, clean):
     log = tmp_path_factory.mktemp("any")
     for number, part in enumerate(parts):
-        write(log / "log", part, str(number))
+        write(log / "log", [message for piece in part for message in piece], str(number))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         python, default = shown(log / "log", times=False), default_loader((log / "log").iterdir())

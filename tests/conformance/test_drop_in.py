@@ -28,7 +28,9 @@ from torch.utils import tensorboard as peer
 from torch.utils.tensorboard import summary as peer_summary
 
 import torchboard
+from torchboard import proto
 from torchboard.errors import InvalidValueError, TagError, TorchboardWarning
+from torchboard.eventfile.scanning import scan
 from torchboard.values import OpGraph
 
 Calls = Callable[[Any], object]
@@ -169,6 +171,19 @@ def test_the_same_calls_leave_the_same_log(tmp_path, name):
         for value, other in zip(curve.values, expected.values):
             assert same(curve.plugin, value, other), (key, value, other)
         assert all(abs(a - b) < 60 for a, b in zip(curve.times, expected.times)), key
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"tensors"}))
+def test_the_values_take_no_more_bytes_than_the_peers(tmp_path, name):
+    both(tmp_path, CASES[name])
+    theirs, ours = (_value_bytes(tmp_path / side) for side in ("theirs", "ours"))
+    assert 0 < ours <= theirs
+
+
+def _value_bytes(log_dir: Path) -> int:
+    """Of all values of all runs, without the events around them."""
+    events = (proto.Event.FromString(record.data) for path in log_dir.rglob("*tfevents*") for record in scan(path))
+    return sum(value.ByteSize() for event in events for value in event.summary.value)
 
 
 _OWN_EXPERIMENTS = {(run, "_hparams_/experiment") for run in ("t0", "t1", "a")}

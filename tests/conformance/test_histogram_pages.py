@@ -31,14 +31,21 @@ def _draw(generator: np.random.Generator, kind: str) -> torch.Tensor:
         return torch.from_numpy(normal).to(torch.float8_e4m3fn)
     if kind == "bfloat16":
         return torch.from_numpy(normal).bfloat16()
-    if kind == "float64":
-        return torch.from_numpy(normal * 1e200)
+    if kind in DOUBLES:
+        return torch.from_numpy(DOUBLES[kind](normal))
     return torch.from_numpy(made[kind]).float()
 
 
+DOUBLES = {
+    "float64": lambda normal: normal,
+    "large float64": lambda normal: normal * 1e200,
+    "narrow float64": lambda normal: 1e6 + 1e-6 * normal,
+}
+"""Data that float64 tells apart, and not, or not all, float32."""
+
 KINDS = [
     "gauss", "relu", "far from zero", "spike", "two values", "heavy tails", "constant", "narrow", "digits", "float8",
-    "bfloat16", "float64",
+    "bfloat16", *DOUBLES,
 ]  # fmt: skip
 
 
@@ -64,13 +71,15 @@ def test_every_histogram_arrives_whole_and_drawable(drawn):
         series = board.series("histograms", "run", tag)
         assert [step for _, step, _ in series] == list(range(STEPS))
         for (_, _, buckets), tensor in zip(series, tensors[kind]):
-            _check(np.array(buckets, np.float64), tensor.double().numpy())
+            assert len(buckets) <= (32 if kind in ("large float64", "narrow float64") else 64)
+            _check(np.array(buckets, np.float64), tensor.double().numpy(), 2.0**-23 if kind == "float64" else 0)
         percentiles = until(lambda tag=tag: board.series("distributions", "run", tag), lambda got: len(got) == STEPS)
         for (_, _, points), tensor in zip(percentiles, tensors[kind]):
             _check_percentiles(np.array(points, np.float64)[:, 1], tensor.double().numpy())
 
 
-def _check(buckets: np.ndarray, values: np.ndarray) -> None:
+def _check(buckets: np.ndarray, values: np.ndarray, rounding: float) -> None:
+    """``rounding``: how far outside of the values the ends may lie, in parts of themselves."""
     left, right, count = buckets.T
     low, high = values.min(), values.max()
     assert count.sum() == len(values) and count[0] > 0 and count[-1] > 0
@@ -80,7 +89,7 @@ def _check(buckets: np.ndarray, values: np.ndarray) -> None:
         assert low >= -5 or left[0] < right[0], "the page's own widening would be reversed"
         return
     assert (right > left).all(), "a bucket without a width may not be drawn"
-    assert (left[0], right[-1]) == (low, high)
+    assert low - rounding * abs(low) <= left[0] <= low and high <= right[-1] <= high + rounding * abs(high)
     often, times = max(zip(*np.unique(values, return_counts=True)), key=lambda pair: pair[1])
     if times > len(values) / 2:
         spike = np.flatnonzero((left <= often) & (often <= right) & (count >= times))

@@ -63,6 +63,38 @@ def test_sound_is_served_as_wav_files_clip_by_clip(show, tmp_path):
         np.testing.assert_allclose(samples / 32767, sign * tone, atol=1e-4)
 
 
+@pytest.mark.parametrize("counts", [(2, 1, 3), (1, 2, 1)])
+def test_the_number_of_clips_may_change_from_step_to_step(show, tmp_path, counts):
+    tone = np.sin(np.arange(800) / 8)
+    with SummaryWriter(tmp_path / "log") as writer:
+        for step, count in enumerate(counts):
+            writer.add_audio("clips", np.stack([tone] * count)[:, None], step, sample_rate=8000)
+        writer.add_scalar(END, 0.0)
+    board = loaded(show(tmp_path / "log"))
+    assert board.tags("audio", ".")["clips"]["samples"] == max(counts)
+    entries = board.plugin("audio", "audio", run=".", tag="clips", sample=0)
+    assert [entry["step"] for entry in entries] == list(range(len(counts)))
+    for entry in entries:
+        media_type, body = board.fetch(f"plugin/audio/individualAudio?{entry['query']}")
+        assert (media_type, body[:4], len(body)) == ("audio/wav", b"RIFF", 44 + 2 * 800)
+
+
+@pytest.mark.parametrize("counts", [(2, 1, 3), (1, 2, 1)])
+def test_the_number_of_pictures_may_change_from_step_to_step(show, tmp_path, counts):
+    picture = np.random.default_rng(0).integers(0, 256, (3, 5, 7), np.uint8)
+    with SummaryWriter(tmp_path / "log") as writer:
+        for step, count in enumerate(counts):
+            writer.add_images("pictures", np.stack([picture] * count), step)
+        writer.add_scalar(END, 0.0)
+    board = loaded(show(tmp_path / "log"))
+    assert board.tags("images", ".")["pictures"]["samples"] == max(counts)
+    entries = board.plugin("images", "images", run=".", tag="pictures", sample=0)
+    assert [entry["step"] for entry in entries] == list(range(len(counts)))
+    for entry in entries:
+        _, body = board.fetch(f"plugin/images/individualImage?{entry['query']}")
+        assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(body))), picture.transpose(1, 2, 0))
+
+
 def test_meshes_are_served_part_by_part_in_their_own_types(show, tmp_path):
     vertices = np.random.default_rng(0).random((2, 5, 3), np.float32)
     colors, faces = (vertices * 255).astype(np.uint8), np.array([[[0, 1, 2]], [[2, 3, 4]]], np.int32)

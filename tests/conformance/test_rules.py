@@ -69,6 +69,23 @@ def test_every_kind_of_number_is_shown(show, tmp_path):
     assert show(tmp_path / "log").await_points(".", "number", last=6) == list(enumerate([3, 1, 0.5, -7, 2.5, 4, 0.25]))
 
 
+def test_a_dict_of_metrics_is_shown_as_a_call_for_each_is(show, tmp_path):
+    metrics = [{f"metric/{number}": number / 7 + step for number in range(100)} for step in range(3)]
+    with SummaryWriter(tmp_path / "log") as writer, SummaryWriter(tmp_path / "log" / "one_by_one") as other:
+        for step, row in enumerate(metrics):
+            writer.log(row, step, walltime=1.7e9 + step)
+            for tag, number in row.items():
+                other.add_scalar(tag, number, step, walltime=1.7e9 + step)
+        writer.add_scalar(END, 0.0)
+        other.add_scalar(END, 0.0)
+    board = loaded(show(tmp_path / "log"))
+    loaded(board, "one_by_one")
+    assert board.tags("scalars", ".").keys() == board.tags("scalars", "one_by_one").keys()
+    for tag in metrics[0]:
+        series = board.series("scalars", ".", tag)
+        assert len(series) == 3 and series == board.series("scalars", "one_by_one", tag)
+
+
 def test_steps_may_be_negative_huge_or_far_apart(show, tmp_path):
     steps = [-5, 0, 1, 10**6, 2**53]
     with SummaryWriter(tmp_path / "log") as writer:

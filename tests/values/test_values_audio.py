@@ -49,6 +49,13 @@ def test_tensorboard_finds_wav_files_and_is_told_so():
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (2, 2, 8000, 5)
 
 
+@pytest.mark.parametrize("frames", [2, 127, 128, 16_383, 16_384, 2_100_000])
+def test_one_clip_takes_no_more_bytes_than_the_peers(frames):
+    clip = np.zeros((1, frames), np.int16)
+    theirs = event_pb2.Event(wall_time=1.0, summary=peer("sound", torch.zeros(1, frames), 44_100))
+    assert len(wire(Audio((clip,)))) <= theirs.ByteSize()
+
+
 def test_sound_of_the_peer_and_of_files_with_labels_is_read():
     samples = torch.tensor([[0.0, 0.5, -1.0]])
     message = proto.Summary.FromString(peer("tag", samples, 8000).SerializeToString()).value[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +33,21 @@ def _side(pivot: float = 0.0, scale: float = 1.0) -> np.ndarray:
     return pivot + np.concatenate([-positive[:0:-1], positive]) / scale
 
 
+def _float32_beyond(value: float, direction: int) -> float:
+    """The next float32 number from here, the number itself if it is one; infinite where there is none."""
+    if abs(value) > float(np.finfo(np.float32).max):
+        return direction * np.inf
+    nearest = np.float32(value)
+    inside = (float(nearest) - value) * direction < 0
+    return float(np.nextafter(nearest, np.float32(direction * np.inf)) if inside else nearest)
+
+
+def tensor_of(histogram: Histogram) -> Any:
+    event = proto.Event()
+    histogram.encode("a/b", event)
+    return event.summary.value[0].tensor
+
+
 def _check(histogram: Histogram, values: np.ndarray, max_buckets: int = MAX_BUCKETS) -> None:
     left, right, count = histogram.buckets.T
     assert 1 <= len(histogram.buckets) <= max_buckets
@@ -38,8 +55,10 @@ def _check(histogram: Histogram, values: np.ndarray, max_buckets: int = MAX_BUCK
     assert count.sum() == len(values) and (count >= 0).all() and (count == count.round()).all()
     assert np.array_equal(left[1:], right[:-1])
     assert count[0] > 0 and count[-1] > 0
+    assert tensor_of(histogram).ByteSize() <= 12 * max_buckets + 20
     if values.min() < values.max():
-        assert left[0] == values.min() and right[-1] == values.max()
+        assert left[0] in (values.min(), _float32_beyond(values.min(), -1))
+        assert right[-1] in (values.max(), _float32_beyond(values.max(), 1))
         assert (right > left).all()
     else:
         assert left[0] <= values.min() <= right[-1]
@@ -120,21 +139,70 @@ def test_no_values_are_no_buckets():
     assert _of(np.zeros(0), _side()).buckets.shape == (0, 3)
 
 
-def test_a_typical_histogram_takes_less_than_900_bytes_on_disk():
-    values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
-    event = proto.Event()
-    _of(values, _side()).encode("parameters/layer1/0/conv1/weight", event)
-    assert event.summary.value[0].tensor.dtype == proto.DataType["DT_FLOAT"].number
-    assert len(event.SerializeToString()) < 900
+NORMAL = np.random.default_rng(0).standard_normal(100_000)
+DATA = {
+    "float32": NORMAL.astype(np.float32),
+    "float64": NORMAL,
+    "float64 with outliers": NORMAL**9,
+    "beyond float32": NORMAL * 1e200,
+    "below float32": NORMAL * 1e-200,
+    "narrow": 1e6 + 1e-6 * NORMAL,
+    "narrow with a spike": 1e6 + 1e-6 * np.maximum(NORMAL, 0),
+    "uniform and narrow": 1e6 + 1e-6 * np.linspace(0, 1, 100_000),
+}
+
+
+@pytest.mark.parametrize("times", [1, 1_000_003])
+@pytest.mark.parametrize("name", DATA)
+def test_a_histogram_takes_at_most_900_bytes_on_disk(name, times):
+    values = DATA[name].astype(np.float64)
+    scale = np.ptp(values)
+    low, high = float(values.min()), float(values.max())
+    edges = np.unique(
+        np.concatenate([[low], np.quantile(values, np.linspace(0, 1, 4000)), low + scale * _FINE, [high]])
+    )
+    counts = np.histogram(values, edges)[0] * times
+    histogram = Histogram.from_bins(edges, counts, extremes=(low, high))
+    event = proto.Event(wall_time=1.7e9, step=10**6)
+    histogram.encode("parameters/layer1/0/conv1/weight", event)
+    assert len(event.SerializeToString()) + 16 <= 900
+    back = Histogram.decode(event.summary.value[0])
+    assert back == histogram and back.buckets[:, 2].sum() == times * len(values)
+    _check(Histogram(back.buckets * [1, 1, 1 / times]), values)
+
+
+_FINE = np.linspace(0, 1, 1000)
+
+
+def test_counts_and_edges_of_ordinary_data_are_float32():
+    for values in (NORMAL, NORMAL.astype(np.float32)):
+        assert tensor_of(_of(values, _side())).dtype == proto.DataType["DT_FLOAT"].number
+
+
+@pytest.mark.parametrize("value", [0.1, -0.1, 1 / 3, 3.4e38, 1e-40])
+def test_ends_that_are_no_float32_numbers_move_outwards_to_the_next(value):
+    values = np.linspace(0, value, 1000) if value > 0 else np.linspace(value, 0, 1000)
+    buckets = _of(values, _side(scale=1 / abs(value))).buckets
+    assert np.array_equal(buckets, buckets.astype(np.float32))
+    end = buckets[-1, 1] if value > 0 else buckets[0, 0]
+    assert 0 <= (end - value) * np.sign(value) <= np.spacing(np.float32(abs(value)))
 
 
 def test_edges_that_float32_would_confuse_stay_float64():
     values = 1e6 + np.random.default_rng(0).standard_normal(1000) * 1e-3
     histogram = _of(values, np.linspace(1e6 - 1, 1e6 + 1, 5000))
-    event = proto.Event()
-    histogram.encode("narrow", event)
-    assert event.summary.value[0].tensor.dtype == proto.DataType["DT_DOUBLE"].number
-    _check(Histogram.decode(event.summary.value[0]), values)
+    assert tensor_of(histogram).dtype == proto.DataType["DT_DOUBLE"].number
+    assert histogram.buckets[0, 0] == values.min() and histogram.buckets[-1, 1] == values.max()
+    _check(histogram, values)
+
+
+def test_where_float64_is_needed_alike_neighbours_are_joined_and_the_others_kept():
+    edges = 2.0**20 + 2.0**-20 * np.arange(65)
+    counts = np.where(np.arange(64) < 40, 1000, np.arange(64) ** 2)
+    buckets = Histogram.from_bins(edges, counts, extremes=(edges[0], edges[-1])).buckets
+    assert len(buckets) == 32 and buckets[:, 2].sum() == counts.sum()
+    steep = np.stack([edges[40:-1], edges[41:], counts[40:]], axis=1)
+    assert np.array_equal(buckets[-24:], steep)
 
 
 def _round_trip(histogram: Histogram) -> Histogram:
@@ -143,7 +211,6 @@ def _round_trip(histogram: Histogram) -> Histogram:
     (value,) = proto.Event.FromString(event.SerializeToString()).summary.value
     assert value.tag == "a/b"
     assert value.metadata.plugin_data.plugin_name == "histograms"
-    assert value.metadata.data_class == proto.DataClass["DATA_CLASS_TENSOR"].number
     assert [size.size for size in value.tensor.tensor_shape.dim] == list(histogram.buckets.shape)
     return Histogram.decode(value)
 

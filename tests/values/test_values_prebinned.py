@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.plugins.distribution import compressor
+from torch.utils.tensorboard.summary import histogram_raw as peer
 
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Histogram, encode
@@ -44,6 +45,16 @@ def test_what_numpy_counts_comes_back_and_is_drawn(values, bins):
     assert back.buckets[0, 0] <= min(values) and back.buckets[-1, 1] >= max(values)
     quantiles = [value for _, value in compressor.compress_histogram(back.buckets)]
     assert np.isfinite(quantiles).all() and quantiles == sorted(quantiles)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 64, 500])
+def test_they_take_no_more_bytes_than_the_peers(bins):
+    values = np.random.default_rng(0).standard_normal(10_000)
+    counts, edges = np.histogram(values, bins)
+    ours = Event(7, 1.0, (("weights", from_limits(edges[1:], counts, values.min(), values.max())),))
+    facts = [values.min(), values.max(), len(values), values.sum(), (values**2).sum()]
+    theirs = peer("weights", *facts, edges[1:].tolist(), counts.tolist())
+    assert encode(ours)[0].summary.value[0].ByteSize() <= theirs.value[0].ByteSize()
 
 
 def test_equal_limits_are_one_bucket():

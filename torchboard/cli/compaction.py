@@ -1,9 +1,10 @@
 """One run's event files as one, which TensorBoard shows the same.
 
-Two passes over the files, record by record: the first notes what TensorBoard leaves out, the second writes the rest. In
-memory are about 50 bytes a value and one record. Scalars that follow each other at one step go into one event, at the time of the
-first of them; any other record is copied as it is. What is left behind: points that were superseded, torn and corrupt
-records, all but the first announcement of the file format.
+Two passes over the files, plain scalars as columns and all else record by record: the first notes what TensorBoard leaves
+out, the second writes the rest. In memory are about 50 bytes a value, one record, and the columns of a few megabytes of a
+file. About 1 µs a plain scalar, and 10 µs any other value. Scalars that follow each other at one step go into one event, at
+the time of the first of them; any other record is copied as it is. What is left behind: points that were superseded, torn
+and corrupt records, all but the first announcement of the file format.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from torchboard import proto
+from torchboard.cli.columns import Scalars, ScalarsEncoder, batches
 from torchboard.cli.damage import Damage, records
 from torchboard.cli.rebucket import rebucketed
 from torchboard.cli.survey import Survey
@@ -117,11 +120,11 @@ class Source:
                 "end the training that writes there first",
             )
 
-    def events(self, rules: Rules, advance: Callable[[int], object]) -> Iterator[Record | Damage]:
+    def events(self, rules: Rules, advance: Callable[[int], object]) -> Iterator[Scalars | Record | Damage]:
         """The records of all files in order, and the damage between them."""
         for path in self.files:
             done = 0
-            for item in records(path, self.size(path), rules.salvage):
+            for item in batches(path, self.size(path), rules.salvage):
                 if item.offset - done > 1 << 20:
                     advance(item.offset - done)
                     done = item.offset
@@ -147,6 +150,8 @@ def rewrite(source: Source, target: str, rules: Rules, advance: Callable[[int], 
     for item in source.events(rules, advance):
         if isinstance(item, Damage):
             tally.damage.append(item)
+        elif isinstance(item, Scalars):
+            survey.note_scalars(item)
         elif (event := _event(item)) is not None:
             survey.note(event)
         else:
@@ -176,6 +181,7 @@ class _Copy:
         self._waiting: Any = None  # an event of scalars that more may join
         self._tags: set[str] = set()  # those in it
         self._heads: dict[str, bytes] = {}  # metadata that the first record of a tag had, until it is written
+        self._encoder = ScalarsEncoder()
 
     def write(self, survey: Survey, superseded: np.ndarray, advance: Callable[[int], object]) -> None:
         """Writes what is not superseded."""
@@ -183,6 +189,12 @@ class _Copy:
         self._heads = {name: tag.metadata for name, tag in survey.tags.items() if tag.metadata and not tag.uniform}
         position, dropped = 0, superseded.tobytes()
         for item in self._source.events(self._rules, advance):
+            if isinstance(item, Scalars):
+                end = position + len(item)
+                if not superseded[position:end].all():
+                    self._write_scalars(item.only(~superseded[position:end]), scalars)
+                position = end
+                continue
             event = None if isinstance(item, Damage) else _event(item)
             if event is None:
                 continue
@@ -197,6 +209,31 @@ class _Copy:
             position = end
             self._write_summary(event, scalars)
         self._flush()
+
+    def _write_scalars(self, values: Scalars, scalars: set[str]) -> None:
+        """Writes plain scalars as columns, but the first group and the last: these may share an event with what lies around."""
+        if not np.isfinite(values.wall_times).all() or self._heads.keys() & values.tag_names:
+            self._write_groups(values, np.arange(len(values) + 1), scalars)
+            return
+        bounds = values.groups(self._rules.slack)
+        self._write_groups(values, bounds[:2], scalars)
+        if len(bounds) > 3:
+            self._flush()
+            self._write_columns(values, bounds[1:-1])
+        self._write_groups(values, bounds[max(1, len(bounds) - 2) :], scalars)
+
+    def _write_columns(self, values: Scalars, bounds: np.ndarray) -> None:
+        for data in self._encoder.encode(values, bounds):
+            self._file.write(data)
+        self._tally.kept += int(bounds[-1] - bounds[0])
+        moved = values.wall_times[bounds[0] : bounds[-1]] - values.wall_times[bounds[:-1]].repeat(np.diff(bounds))
+        self._tally.moved = max(self._tally.moved, float(moved.max()))
+
+    def _write_groups(self, values: Scalars, bounds: np.ndarray, scalars: set[str]) -> None:
+        for start, stop in pairwise(bounds.tolist()):
+            event = values.only(slice(start, stop)).event()
+            self._set_time(event)
+            self._write_summary(event, scalars)
 
     def _write_summary(self, event: Any, scalars: set[str]) -> None:
         values = event.summary.value
@@ -300,10 +337,10 @@ def _replaced(path: str) -> set[tuple[str, int]]:
 def _check(path: str, expected: int) -> None:
     """Reads the new file back."""
     found = 0
-    for item in records(path, os.path.getsize(path)):
+    for item in batches(path, os.path.getsize(path)):
         if isinstance(item, Damage):
             raise CorruptRecordError(f"the new file {path!r}", f"{item.what} at byte {item.offset}", "check the disk")
-        found += len(proto.Event.FromString(item.data).summary.value)
+        found += len(item if isinstance(item, Scalars) else proto.Event.FromString(item.data).summary.value)
     if found != expected:
         raise CorruptRecordError(
             f"the new file {path!r}", f"it holds {found} values instead of {expected}", "check the disk"

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from torchboard.eventfile.checksum import masked_crc32c
-from torchboard.eventfile.framing import FOOTER_BYTES, HEADER_BYTES, Record
+from torchboard.eventfile.framing import FOOTER_BYTES, HEADER_BYTES, Fault, Record
 from torchboard.eventfile.scanning import walk
 
 _CHUNK = 1 << 20
@@ -52,16 +52,18 @@ def records(path: str, stop: int, salvage: bool = False) -> Iterator[Record | Da
     Raises:
         OSError: the file cannot be read.
     """
-    offset, what = 0, ""
     for item in walk(path):
         if not isinstance(item, Record):
-            offset, what = item
-            break
-        if item.offset >= stop:
+            yield from records_from(path, item, stop, salvage)
+        elif item.offset >= stop:
             return
-        yield item
-    if not what:
-        return
+        else:
+            yield item
+
+
+def records_from(path: str, fault: Fault, stop: int, salvage: bool = False) -> Iterator[Record | Damage]:
+    """The rest of what ``records`` gives, from the first fault of a file on."""
+    offset, what = fault
     with open(path, "rb") as file:
         while offset < stop:
             after = _end_of_framed(file, offset, stop)

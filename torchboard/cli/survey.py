@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from torchboard import proto
+from torchboard.cli.columns import Scalars
 
 _FORMS = {"simple_value": "scalars", "image": "images", "histo": "histograms", "audio": "audio"}
 _LAST = np.iinfo(np.int64).max
@@ -69,6 +70,14 @@ class Survey:
                 self._restarts.append((len(self), event.step))
             self._started = True
 
+    def note_scalars(self, scalars: Scalars) -> None:
+        """Takes in the next plain scalars."""
+        numbers = np.zeros(len(scalars.names), np.int32)
+        for place in np.flatnonzero(np.bincount(scalars.tags)).tolist():
+            numbers[place] = self._tag(scalars.names[place], _FORMS["simple_value"], b"").number
+        self._numbers.frombytes(numbers[scalars.tags].tobytes())
+        self._steps.frombytes(scalars.steps.tobytes())
+
     def superseded(self, by_either: bool = False) -> np.ndarray:
         """bool[n]: the values that both loaders leave out, or that either of them does.
 
@@ -87,14 +96,18 @@ class Survey:
     def _note_value(self, value: Any, step: int) -> None:
         name = value.tag or value.node_name
         metadata = value.metadata.SerializeToString() if value.HasField("metadata") else b""
+        plugin = _FORMS.get(value.WhichOneof("value") or "") or value.metadata.plugin_data.plugin_name
+        self._numbers.append(self._tag(name, plugin, metadata).number)
+        self._steps.append(step)
+
+    def _tag(self, name: str, plugin: str, metadata: bytes) -> Tag:
+        """What is known of a tag, now that there is a value of it."""
         tag = self.tags.get(name)
         if tag is None:
-            plugin = _FORMS.get(value.WhichOneof("value") or "") or value.metadata.plugin_data.plugin_name
             tag = self.tags[name] = Tag(len(self.tags), plugin, metadata)
         elif tag.metadata != metadata:
             tag.uniform = False
-        self._numbers.append(tag.number)
-        self._steps.append(step)
+        return tag
 
     def _overtaken(self) -> np.ndarray:
         """bool[n]: values behind which the same tag has a step that is not above theirs."""

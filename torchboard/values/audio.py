@@ -1,6 +1,7 @@
 """Sound over steps: the Audio dashboard.
 
-Sound is kept as 16-bit samples, and put into WAV files when the event is encoded, off the training thread.
+Sound is kept as 16-bit samples, and put into WAV files when the event is encoded, off the training thread. In the event
+file that is two bytes a sample, and about 70 bytes around each clip.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 
 from torchboard import proto
 from torchboard.errors import InvalidValueError
-from torchboard.values.value import BLOB_SEQUENCE, metadata, string_tensor
+from torchboard.values.value import BLOB_SEQUENCE, UNKNOWN, metadata, string_tensor
 
 MAX_CHANNELS = 8
 """Most channels of one clip: 7.1 surround."""
@@ -61,11 +62,19 @@ class Audio:
         return sum(clip.nbytes for clip in self.clips)
 
     def encode(self, tag: str, event: Any) -> None:
-        """Adds them as WAV files in a string tensor: two bytes a sample."""
+        """Adds them as WAV files: one as a ``Summary.Audio``, the smallest form, several as a string tensor.
+
+        Of several the class of data is left for TensorBoard to fill in. Where the first record of a tag says it, the Python
+        loader takes all later ones as they are, and a ``Summary.Audio`` among them would have two parts.
+        """
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, BLOB_SEQUENCE, _CONTENT, self.description))
         files = [encode_wav(clip, self.sample_rate) for clip in self.clips]
-        message.tensor.CopyFrom(string_tensor(files, (len(files),)))
+        kind = BLOB_SEQUENCE if len(files) == 1 else UNKNOWN
+        message.metadata.CopyFrom(metadata(self.plugin, kind, _CONTENT, self.description))
+        if len(files) == 1:
+            message.audio.encoded_audio_string = files[0]
+        else:
+            message.tensor.CopyFrom(string_tensor(files, (len(files),)))
 
     @classmethod
     def decode(cls, message: Any) -> Audio:

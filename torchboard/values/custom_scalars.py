@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torchboard import proto
 from torchboard.errors import InvalidValueError
-from torchboard.values.value import TENSOR, metadata, string_tensor
+from torchboard.values.value import metadata, string_tensor
 
 LAYOUT_TAG = "custom_scalars__config__"
 """The one tag that TensorBoard reads a layout from."""
@@ -80,7 +80,7 @@ class Layout:
             for chart in category.charts:
                 _encode_chart(chart, group.chart.add(title=chart.title))
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR))
+        message.metadata.CopyFrom(metadata(self.plugin))
         message.tensor.CopyFrom(string_tensor([layout.SerializeToString()], ()))
 
     @classmethod

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from torchboard import proto
 from torchboard.errors import InvalidValueError
 from torchboard.values.png import MODES, decode_png, encode_pngs
-from torchboard.values.value import BLOB_SEQUENCE, metadata, string_tensor
+from torchboard.values.value import metadata, string_tensor
 
 _PART_BYTES = 1 << 20
 """So much of an array becomes pixels at a time: what stays in the cache."""
@@ -51,12 +52,19 @@ class Image:
         return self.pixels.nbytes
 
     def encode(self, tag: str, event: Any) -> None:
-        """Adds them as PNGs in a string tensor ``[width, height, png, …]``; lossless."""
-        count, height, width, _ = self.pixels.shape
+        """Adds them as PNGs, lossless: one as a ``Summary.Image``, the smallest form, which needs no metadata; several, or one
+        with a description, as a string tensor ``[width, height, png, …]``."""
+        count, height, width, channels = self.pixels.shape
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, BLOB_SEQUENCE, description=self.description))
-        strings = [b"%d" % width, b"%d" % height, *encode_pngs(self.pixels)]
-        message.tensor.CopyFrom(string_tensor(strings, (2 + count,)))
+        files = encode_pngs(self.pixels)
+        if count == 1 and not self.description:
+            picture = proto.Summary.Image(
+                height=height, width=width, colorspace=channels, encoded_image_string=files[0]
+            )
+            message.image.CopyFrom(picture)
+            return
+        message.metadata.CopyFrom(metadata(self.plugin, description=self.description))
+        message.tensor.CopyFrom(string_tensor([b"%d" % width, b"%d" % height, *files], (2 + count,)))
 
     @classmethod
     def decode(cls, message: Any) -> Image:

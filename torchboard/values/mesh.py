@@ -16,7 +16,7 @@ import numpy as np
 from torchboard import proto
 from torchboard.errors import InvalidValueError, TagError
 from torchboard.values.tensor import array_of, tensor_proto
-from torchboard.values.value import TENSOR, metadata
+from torchboard.values.value import metadata
 
 CONTENTS = {name: proto.MeshPluginData.ContentType.Value(name) for name in ("VERTEX", "FACE", "COLOR")}
 """Number of a part by its name."""
@@ -59,7 +59,7 @@ class MeshPart:
             shape=self.data.shape,
             components=sum(1 << CONTENTS[part] for part in self.parts),
         )
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR, content.SerializeToString()))
+        message.metadata.CopyFrom(metadata(self.plugin, content=content.SerializeToString()))
         message.tensor.CopyFrom(tensor_proto(self.data))
 
     @classmethod

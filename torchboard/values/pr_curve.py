@@ -15,7 +15,7 @@ import numpy as np
 from torchboard import proto
 from torchboard.errors import InvalidValueError
 from torchboard.values.tensor import array_of, tensor_proto
-from torchboard.values.value import TENSOR, metadata
+from torchboard.values.value import metadata
 
 ROWS = ("true positives", "false positives", "true negatives", "false negatives", "precision", "recall")
 
@@ -61,7 +61,7 @@ class PrCurve:
         """Adds it as a rank-2 float32 tensor: 24 bytes a threshold."""
         message = event.summary.value.add(tag=tag)
         content = proto.PrCurvePluginData(num_thresholds=self.table.shape[1]).SerializeToString()
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR, content, self.description))
+        message.metadata.CopyFrom(metadata(self.plugin, content=content, description=self.description))
         message.tensor.CopyFrom(tensor_proto(self.table))
 
     @classmethod

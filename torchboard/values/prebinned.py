@@ -1,7 +1,8 @@
 """Histograms that somebody else counted: upper limits of buckets and how many values lie in each.
 
 The buckets are kept as they are, as many as there are, except where the dashboards would not draw them: empty ones at the
-ends are left out, and no bucket that holds something is without a width.
+ends are left out, and no bucket that holds something is without a width. Limits are rounded to float32 where nobody could
+see it: 12 bytes a bucket instead of 24.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from torchboard.errors import InvalidValueError
-from torchboard.values.histogram import Histogram, check_counts, constant_bucket, thinnest
+from torchboard.values.histogram import Histogram, check_counts, constant_bucket, drawn_edges, thinnest
 
 
 def from_limits(limits: Any, counts: Any, least: float = math.nan, greatest: float = math.nan) -> Histogram:
@@ -47,7 +48,7 @@ def from_limits(limits: Any, counts: Any, least: float = math.nan, greatest: flo
     edges = np.concatenate([[low], limits[first:last], [high]])
     thin = thinnest(low, high)
     edges[0], edges[-1] = min(low, edges[1] - thin), max(high, edges[-2] + thin)
-    return Histogram.from_counts(edges, counts[first : last + 1])
+    return Histogram.from_counts(drawn_edges(edges), counts[first : last + 1])
 
 
 def _ends(limits: np.ndarray, first: int, last: int, given: tuple[float, float]) -> tuple[float, float]:

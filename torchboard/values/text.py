@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torchboard.errors import InvalidValueError
-from torchboard.values.value import TENSOR, metadata, string_tensor
+from torchboard.values.value import metadata, string_tensor
 
 TEXT_SUFFIX = "text_summary"
 """What PyTorch's writer adds to the tag of a text, after a slash: a text can so have the name of a curve."""
@@ -40,7 +40,7 @@ class Text:
     def encode(self, tag: str, event: Any) -> None:
         """Adds it as a rank-0 string tensor, UTF-8; a lone surrogate becomes a question mark."""
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR, description=self.description))
+        message.metadata.CopyFrom(metadata(self.plugin, description=self.description))
         message.tensor.CopyFrom(string_tensor([self.markdown.encode("utf-8", "replace")], ()))
 
     @classmethod
@@ -94,7 +94,7 @@ class TextTable:
     def encode(self, tag: str, event: Any) -> None:
         """Adds it as a string tensor of its shape, UTF-8; a lone surrogate becomes a question mark."""
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR, description=self.description))
+        message.metadata.CopyFrom(metadata(self.plugin, description=self.description))
         message.tensor.CopyFrom(string_tensor((cell.encode("utf-8", "replace") for cell in self.cells), self.shape))
 
 
