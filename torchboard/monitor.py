@@ -187,8 +187,9 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._check_open("log_batch")
         samples = check_samples(samples)
         checked = {name: check_metric(name, value) for name, value in metrics.items()}
-        self._metrics.add(self.phase_name, checked)
-        if self.phase_name != TRAIN:
+        phase = self.phase_name
+        self._metrics.add(phase, checked)
+        if phase != TRAIN:
             return
         self._batch += 1
         if self._batches(self._batch):

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from torchboard import Capture, MemorySink, Monitor
+from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.gradient_tap import BackwardEnd
 from torchboard.capture.norms import Norms
 from torchboard.capture.sketches import Sketches, SketchSnapshot, to_host
-from torchboard.capture.snapshot import HostCopy
 from torchboard.errors import TorchboardWarning
 from torchboard.sketch.table import SketchTable
 
@@ -116,6 +116,23 @@ def test_a_part_that_is_trained_more_often_counts_with_its_own_steps():
     assert seen["gradient_norm"] == pytest.approx(math.hypot(rms(norms["0"]), rms(norms["2"])), rel=1e-4)
 
 
+def test_optimizers_that_are_made_anew_for_each_step_count_as_one():
+    norms = []
+
+    def loop(model):
+        for factor in (1, 2, 3):
+            model.zero_grad()
+            (factor * model(torch.randn(8, 4)).square().mean()).backward()
+            norms.append(total_norm(model))
+            for weight in model.parameters():
+                weight.grad *= 0.5
+            torch.optim.SGD(model.parameters(), 0.1).step()
+
+    seen = trained(loop, net())
+    assert seen["gradient_norm_before_clipping"] == pytest.approx(rms(norms), rel=1e-4)
+    assert seen["gradient_norm"] == pytest.approx(rms(norms) / 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("limit", [0.01, 1e6], ids=["clipped", "not clipped"])
 @pytest.mark.parametrize("scaler", [None, "plain", "fused"])
 @pytest.mark.parametrize("micro_batches", [1, 3])
@@ -183,7 +200,13 @@ def test_there_is_no_norm_where_a_gradient_cannot_be_measured():
         (model.real * model.complex).abs().sum().backward()
         torch.optim.SGD(model.parameters(), 0.1).step()
 
-    assert set(trained(loop, Waves())) == {"update_ratio/real"}
+    sink = MemorySink()
+    with Monitor(model := Waves(), sink=sink, feature_maps=False, write_graph=False) as monitor:
+        loop(model)
+        monitor.log_epoch()
+    assert set(logged(sink)) == {"update_ratio/real"}
+    ((_, text),) = sink.series("monitor/left_out/gradient_norm")
+    assert "of `complex` no gradient could be measured" in text.markdown
 
 
 def test_gradients_that_no_backward_pass_left_have_no_norm_before_clipping():
@@ -193,6 +216,24 @@ def test_gradients_that_no_backward_pass_left_have_no_norm_before_clipping():
 
     seen = trained(loop, nn.Linear(4, 2, bias=False))
     assert seen["gradient_norm"] == pytest.approx(math.sqrt(8)) and "gradient_norm_before_clipping" not in seen
+
+
+def test_a_step_without_a_backward_pass_of_its_own_does_not_count_with_the_norm_of_the_last_one():
+    norms = []
+
+    def loop(model):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for factor in (1, None, 100):
+            if factor is not None:
+                model.zero_grad()
+                (factor * model(torch.ones(8, 4)).square().mean()).backward()
+                norms.append(total_norm(model))
+            for weight in model.parameters():
+                weight.grad *= 0.5
+            optimizer.step()
+
+    seen = trained(loop, nn.Linear(4, 2))
+    assert seen["gradient_norm_before_clipping"] == pytest.approx(rms(norms), rel=1e-4)
 
 
 def test_the_end_of_a_backward_pass_comes_after_what_wrappers_do_at_its_end():
@@ -227,7 +268,7 @@ def test_rows_packed_on_their_device_give_the_same_norms():
         return SketchSnapshot(whole.tags, to_host(table.read(), packed=True))
 
     whole, packed = (
-        {tag: value.value for tag, value in Norms((snapshot(is_packed),), {"a": 50}, HostCopy([]), False).settle()}
+        {tag: value.value for tag, value in Norms((snapshot(is_packed),), {"a": 50}, BackwardNorms().collect(), False).settle()}
         for is_packed in (False, True)
     )
     assert whole == packed and set(whole) == {"gradient_norm", "update_ratio/a"}

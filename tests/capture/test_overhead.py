@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
+import sys
+import threading
 
+import pytest
+import torch
+from torch import nn
+
+from torchboard import Capture, MemorySink, Monitor
 from torchboard.capture.overhead import Overhead
 
 
@@ -53,7 +60,7 @@ def test_what_becomes_cheap_again_is_captured_more_often_again():
 
 def test_time_inside_itself_counts_once_and_shares_are_those_since_the_last_call():
     clock = Time()
-    overhead = Overhead(None, clock)
+    overhead = Overhead(0.5, clock)
     for _ in range(2):
         clock.now += 3.0
         with overhead:
@@ -64,6 +71,37 @@ def test_time_inside_itself_counts_once_and_shares_are_those_since_the_last_call
     assert overhead.take() == 0.0
 
 
+def test_a_thread_that_begins_to_measure_while_another_ends_takes_nothing_from_it():
+    calls, overhead = itertools.count(), None
+
+    def other() -> None:
+        with overhead:
+            pass
+
+    thread = threading.Thread(target=other)
+
+    def clock() -> int:
+        call = next(calls)
+        if call == 2:  # the end of what is measured below
+            thread.start()
+            thread.join(0.1)
+        return call
+
+    overhead = Overhead(0.5, clock)
+    with overhead:
+        pass
+    thread.join()
+    assert overhead.take() == 2 / 5
+
+
+def test_without_a_bound_nothing_is_measured():
+    calls = itertools.count()
+    overhead = Overhead(None, lambda: next(calls))
+    with overhead:
+        pass
+    assert next(calls) == 1
+
+
 def test_a_step_that_was_not_asked_for_changes_nothing():
     """The first step of an epoch is captured whatever it costs, and says nothing of the distance between the others."""
     clock = Time()
@@ -72,3 +110,44 @@ def test_a_step_that_was_not_asked_for_changes_nothing():
         clock.now += 100.0
     overhead.captured()
     assert overhead.affords()
+
+
+def calls_of_ours(step) -> int:
+    """How many functions of this package a call of ``step`` runs."""
+    found = []
+
+    def note(frame, event, argument):
+        if event == "call" and "torchboard" in frame.f_globals.get("__name__", "").split("."):
+            found.append(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return len(found)
+
+
+def calls_of_an_uncaptured_step(layers: int) -> int:
+    """Those of the monitor alone: watchers that other tests have forgotten may have left hooks."""
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(layers)))
+    optimizers = [torch.optim.SGD(one.parameters(), 0.1) for one in (model, nn.Linear(2, 2))]
+
+    def step(monitor: Monitor | None = None) -> None:
+        model(torch.ones(1, 2)).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        if monitor is not None:
+            monitor.log_batch(loss=1.0)
+
+    for _ in range(2):
+        step()
+    others = calls_of_ours(step)
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=1000), feature_maps=False) as monitor:
+        for _ in range(3):
+            step(monitor)
+        return calls_of_ours(lambda: step(monitor)) - others
+
+
+def test_a_step_that_is_not_captured_runs_few_functions_whatever_the_models_size():
+    assert calls_of_an_uncaptured_step(1) == calls_of_an_uncaptured_step(30) <= 36

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
@@ -103,6 +104,66 @@ def test_only_optimizers_that_hold_a_parameter_of_the_model_are_reported():
         optimizer.step()
     assert watch.calls == [("before", ours, False), ("after", ours, False)]
     assert watch.watcher.live_optimizers() == [ours]
+
+
+def test_optimizers_that_are_gone_are_forgotten():
+    model = nn.Linear(3, 2)
+    watch = Watch(model)
+    for _ in range(20):
+        backward(model)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        watch.calls.clear()
+    assert len(watch.watcher.optimizers) <= 2
+
+
+def test_an_optimizer_becomes_the_models_with_its_parameters():
+    model, head = nn.Sequential(nn.Linear(3, 3)), nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    watch = Watch(model)
+    backward(head)
+    for _ in range(2):
+        optimizer.step()
+        assert watch.calls == []
+        model.append(head)
+    watch.watcher.look_again()
+    optimizer.step()
+    assert watch.calls == [("before", optimizer, False), ("after", optimizer, False)]
+
+
+def test_a_captured_step_looks_at_all_optimizers_again():
+    class Counting:
+        ended = 0
+
+        def end(self):
+            self.ended += 1
+
+    model, head, steps = nn.Sequential(nn.Linear(3, 3)), nn.Linear(3, 1), Counting()
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+    watch = ModelWatch(model, Capture(), steps.end, feature_maps=False, graph=False)
+    model.requires_grad_(False)
+    backward(head)
+    for expected in (0, 0, 1):
+        optimizer.step()
+        assert steps.ended == expected
+        if len(model) == 2:
+            watch.arm(True)
+        else:
+            model.append(head)
+    watch.release()
+
+
+def test_weights_are_watched_where_the_first_trainable_one_is_by_now():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    version, kept = WeightsVersion(model), [*model]
+    for change in (lambda: model[0].requires_grad_(False), lambda: model.__setitem__(1, nn.Linear(2, 2))):
+        change()
+        version.look_again()
+        version.changed()
+        assert not version.changed()
+        with torch.no_grad():
+            model[1].weight.add_(1)
+        assert version.changed() and not version.changed()
+    assert kept[1] is not model[1]
 
 
 def test_a_closed_watcher_reports_nothing():

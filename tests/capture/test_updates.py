@@ -18,7 +18,7 @@ def parameter(*shape: int) -> nn.Parameter:
 def changed(weight: nn.Parameter, step) -> torch.Tensor | None:
     """What is said of a step that changes one parameter."""
     updates = Updates()
-    updates.note("weight", weight)
+    updates.note([("weight", weight)])
     with torch.no_grad():
         step(weight)
     changes = dict(updates.take())
@@ -74,8 +74,7 @@ def test_a_parameter_with_holes_is_sampled_too():
 
 def test_what_is_held_during_a_step_is_bounded():
     updates = Updates()
-    for number in range(3):
-        updates.note(str(number), parameter(2048, 512))
+    updates.note([(str(number), parameter(2048, 512)) for number in range(3)])
     held = [before for *_, before in updates._before]
     assert all(before.untyped_storage().nbytes() <= 4 * SAMPLE for before in held)
 
@@ -85,6 +84,26 @@ def test_an_optimizer_that_gives_a_parameter_new_data_is_seen():
         weight.data = weight.data - 0.5
 
     assert changed(parameter(4, 4), step).allclose(torch.tensor(-0.5))
+
+
+def test_parameters_with_holes_and_new_data_are_read_together_with_the_others():
+    weights = {
+        "plain": parameter(4, 4),
+        "holes": nn.Parameter(parameter(1000, 400).detach()[:, ::2]),
+        "large": parameter(2048, 512),
+        "new data": parameter(5),
+        "other type": parameter(3).requires_grad_(),
+    }
+    updates = Updates()
+    updates.note(weights.items())
+    with torch.no_grad():
+        for name in ("plain", "holes", "large"):
+            weights[name].add_(0.25)
+        weights["new data"].data = weights["new data"].data + 0.25
+        weights["other type"].data = weights["other type"].data.double()
+    changes = dict(updates.take())
+    assert list(changes) == ["plain", "holes", "large", "new data"]
+    assert all(torch.allclose(change, torch.tensor(0.25), atol=1e-6) for change in changes.values())
 
 
 def test_a_parameter_that_was_replaced_by_another_is_left_out():

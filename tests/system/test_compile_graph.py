@@ -68,7 +68,7 @@ def checkpointed_by_a_second_pass(inner, x):
     return checkpoint(inner, x, use_reentrant=True)
 
 
-def mixed_training(compiled, run_inner=None, inner_only=False, sizes=(5,), micro_batches=1, frozen=False):
+def mixed_training(compiled, run_inner=None, inner_only=False, sizes=(5,), micro_batches=1, frozen=False, exclude=None):
     """What a training of ``Mixed`` shows with every step captured, and the graphs that it took."""
     torch._dynamo.reset()
     counters.clear()
@@ -76,7 +76,8 @@ def mixed_training(compiled, run_inner=None, inner_only=False, sizes=(5,), micro
     model, sink, backend = Mixed(run_inner), MemorySink(), CompileCounterWithBackend("aot_eager")
     model.stem.requires_grad_(not frozen)
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], 0.1)
-    with Monitor(model, sink=sink, capture=Capture(every=1, compiled=compiled), feature_maps=False) as monitor:
+    capture = Capture(every=1, compiled=compiled, exclude=exclude)
+    with Monitor(model, sink=sink, capture=capture, feature_maps=False) as monitor:
         (model.inner if inner_only else model).compile(backend=backend, fullgraph=True)
         for step in range(4):
             optimizer.zero_grad()
@@ -113,6 +114,7 @@ SITUATIONS = {
     "three micro-batches": {"micro_batches": 3},
     "batches of changing size": {"sizes": (5, 7, 6)},
     "frozen first layers": {"frozen": True},
+    "no hook outside of the graph": {"exclude": "Mixed"},
     "a checkpoint in the graph": {"run_inner": checkpointed},
     "a checkpoint around a compiled block": {"run_inner": checkpointed, "inner_only": True},
     "a reentrant one around it": {"run_inner": checkpointed_by_a_second_pass, "inner_only": True},

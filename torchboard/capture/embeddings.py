@@ -67,7 +67,7 @@ class EmbeddingLayers:
         """Puts the files of each layer below the run, ``<step>/embeddings%2f<layer>``, and lists them."""
         weights = {}
         for name, weight in self._weights():
-            if is_sharded(weight):
+            if is_sharded(weight) or _is_elsewhere(weight):
                 self.error = InvalidValueError(
                     f"embedding {name!r}",
                     "its rows are sharded over ranks",
@@ -90,6 +90,11 @@ class EmbeddingLayers:
         for module, name in module_names(self._model).items():
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                 yield name or class_name(module), module.weight
+
+
+def _is_elsewhere(weight: Tensor) -> bool:
+    """Whether this is a view that FSDP1 has taken the memory from, until the layer runs."""
+    return type(weight) is Tensor and weight.numel() > 0 and weight.untyped_storage().nbytes() == 0
 
 
 def _by_layer(metadata: Metadata | Mapping[str, Metadata] | None, rows: Mapping[str, int]) -> dict[str, Metadata]:

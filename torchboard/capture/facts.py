@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torchboard.graph.module_names import parameter_names, unwrapped
+from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text, Value
 from torchboard.values.text import code, table
 
@@ -51,11 +52,12 @@ class RunFacts:
 def run_facts(model: nn.Module, options: Mapping[str, object]) -> RunFacts:
     """What is to be known of a run that starts now; ``options`` are those that differ from their defaults, or all."""
     parameters = [parameter for _, parameter in parameter_names(model) if not is_lazy(parameter)]
+    of = " in the shards of this rank" if any(map(is_flat_shard, parameters)) else ""
     rows = {
         "model": type(unwrapped(model)).__name__,
-        "parameters": f"{sum(parameter.numel() for parameter in parameters):,}",
-        "trainable parameters": f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,}",
-        "parameter bytes": f"{sum(parameter.numel() * parameter.element_size() for parameter in parameters):,}",
+        "parameters": f"{sum(parameter.numel() for parameter in parameters):,}{of}",
+        "trainable parameters": f"{sum(parameter.numel() for parameter in parameters if parameter.requires_grad):,}{of}",
+        "parameter bytes": f"{sum(parameter.numel() * parameter.element_size() for parameter in parameters):,}{of}",
         "parameter dtypes": _listed(str(parameter.dtype).removeprefix("torch.") for parameter in parameters),
         "device": _listed(_device(parameter.device) for parameter in parameters),
         "torch": torch.__version__,

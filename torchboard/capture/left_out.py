@@ -1,12 +1,16 @@
-"""What a large model has that is not captured or drawn, said once in a text."""
+"""What a model has that is not captured or drawn, said once in a text."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.options import Capture
-from torchboard.capture.select import chosen_layers, nearest_root
+from torchboard.capture.select import chosen_layers, nearest_root, scripted_layers
+from torchboard.graph.module_names import parameter_names
+from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text
 
 
@@ -15,11 +19,13 @@ def left_out(kind: str, reason: str) -> list[Figures]:
     return [Figures(((f"monitor/left_out/{kind}", Text(f"Not all {kind.replace('_', ' ')} are here: {reason}.")),))]
 
 
-class LayersLeftOut:
-    """Says in the first epoch collected how many layers ``max_layers`` leaves out, if any.
+class LeftOut:
+    """Says in the first epoch collected what of a model there is nothing of, if anything.
+
+    That are layers above ``max_layers``, layers in TorchScript, and parameters of which no rank can tell its part.
 
     Args:
-        model: of which layers.
+        model: of which layers and parameters.
         options: which are captured.
     """
 
@@ -29,13 +35,31 @@ class LayersLeftOut:
         self._told = False
 
     def collect(self) -> list[Figures]:
-        """The text, once."""
+        """The texts, once."""
         told, self._told = self._told, True
-        if told or self._options.max_layers is None:
+        if told:
             return []
+        layers, parameters = "; ".join(self._layers()), [*self._parameters()]
+        texts = left_out("layers", layers) if layers else []
+        if parameters:
+            texts += left_out("parameters", f"{_listed(parameters)} are shards of `FullyShardedDataParallel`")
+        return texts
+
+    def _layers(self) -> Iterator[str]:
         chosen = chosen_layers(self._model, self._options)
         kept = nearest_root(chosen, self._options.max_layers)
-        if len(kept) == len(chosen):
-            return []
-        reason = f"{len(kept):,} of {len(chosen):,} are captured, those nearest to the root"
-        return left_out("layers", f"{reason}; `Capture(include=…)` picks others, `max_layers` more")
+        if len(kept) < len(chosen):
+            yield (
+                f"{len(kept):,} of {len(chosen):,} are captured, those nearest to the root; `Capture(include=…)` picks "
+                "others, `max_layers` more"
+            )
+        scripted = scripted_layers(self._model, self._options)
+        if scripted and (self._options.activations or self._options.gradients):
+            yield f"TorchScript takes no hooks, so there is nothing of the outputs in {_listed(scripted)}"
+
+    def _parameters(self) -> Iterator[str]:
+        return (name for name, weight in parameter_names(self._model) if is_flat_shard(weight))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -33,17 +33,22 @@ class LossScale:
 
     def __init__(self) -> None:
         self._scaler: weakref.ref[GradScaler] | None = None
-        self._scaled: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._scaled: dict[int, tuple[weakref.ref[Optimizer], bool]] = {}
         self._rules: _Rules | None = None
         self._start: tuple[float, float] | None = None
         self._notes: list[Tensor] = []
 
     def before_step(self, optimizer: Optimizer) -> Tensor | None:
         """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it."""
-        if optimizer not in self._scaled:
-            self._scaled[optimizer] = self._find()
+        reference, scaled = self._scaled.get(id(optimizer), (None, False))
+        if reference is None or reference() is not optimizer:
+            scaled = self._find()
+            known = {key: entry for key, entry in self._scaled.items() if entry[0]() is not None}
+            self._scaled = {**known, id(optimizer): (weakref.ref(optimizer), scaled)}
+        if self._scaler is None:
+            return None
         scale = self._note()
-        return scale if self._scaled[optimizer] else None
+        return scale if scaled else None
 
     def collect(self) -> list[SkippedSteps]:
         """How many steps were skipped since the last call, on its way to the host."""

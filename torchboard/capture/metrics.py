@@ -74,9 +74,9 @@ class RunningMeans:
     def add(self, metrics: dict[str, float | Tensor]) -> None:
         """Adds one checked value to each metric's mean; two small operations a tensor, no sync."""
         for name, value in metrics.items():
-            wide = _wide(value)
-            known = self._sums.get(name)
-            self._sums[name] = wide if known is None else _sum(known, wide)
+            known = self._sums.get(name, 0.0)
+            both = type(known) is type(value) is float
+            self._sums[name] = known + value if both else _sum(known, _wide(value))
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float | Tensor]:
@@ -101,7 +101,10 @@ class PhaseMetrics:
 
     def add(self, phase: str, metrics: dict[str, float | Tensor]) -> None:
         """Counts the checked metrics of a batch."""
-        self._means.setdefault(phase, RunningMeans()).add(metrics)
+        means = self._means.get(phase)
+        if means is None:
+            means = self._means[phase] = RunningMeans()
+        means.add(metrics)
 
     def take(
         self, given: dict[str, float | Tensor], ranks: Ranks | None = None

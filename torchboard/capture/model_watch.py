@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
-from torchboard.capture.left_out import LayersLeftOut
+from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
@@ -73,8 +73,9 @@ class ModelWatch:
         self._model = model
         self._graphs = {TRAIN: FirstPassGraph(model)} if graph and not hidden else {}
         self._step_graph = StepGraph(model) if graph == "step" and not hidden else None
-        self._more: list[Collector] = [LayersLeftOut(model, options)]
+        self._more: list[Collector] = [LeftOut(model, options)]
         self._is_first_step = True
+        self._is_idle = False
         self._runs_eagerly = False
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
@@ -92,10 +93,15 @@ class ModelWatch:
 
     def arm(self, on: bool) -> None:
         """Opens or closes the window of the next step."""
-        with self.overhead:
-            self._arm(on)
+        if on or not self._is_idle or self._step_graph is not None:
+            with self.overhead:
+                self._arm(on)
+            self._is_idle = not on and not self._runs_eagerly
 
     def _arm(self, on: bool) -> None:
+        if on:
+            self._steps.look_again()
+            self._weights.look_again()
         if self.phase == TRAIN:
             self._recorder.arm(on)
         self._parameters.arm(on)
@@ -143,8 +149,8 @@ class ModelWatch:
         """A batch of training has ended: a step has too, if the weights changed since the last one ended."""
         if self._weights.changed() or self._stepped:
             self._end_step()
-        elif self.phase == TRAIN:
-            self._recorder.arm(self._parameters.armed)  # a window cannot open inside compiled code
+        elif self._parameters.armed and self.phase == TRAIN:
+            self._recorder.arm(True)  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, object]:
         """Tag suffix -> learning rate, of every optimizer seen so far."""
@@ -196,8 +202,8 @@ class ModelWatch:
         for lost, collector in collectors:
             if collector is not None and collector.error is not None:
                 yield lost, collector.error
-        if self._recorder.lost is not None:
-            yield "some activations", self._recorder.lost
+        lost = ("some activations", self._recorder.lost), ("parameters and their gradients", self._parameters.lost)
+        yield from ((what, error) for what, error in lost if error is not None)
 
     def release(self) -> None:
         """Takes every hook away."""
@@ -232,28 +238,31 @@ class ModelWatch:
             eager_windows.leave()
 
     def _before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        with self.overhead:
-            if id(optimizer) in self._stepped:
-                self._end_step()
-            scale = self._loss_scale.before_step(optimizer)
-            self._parameters.before_step(optimizer, closure, scale)
+        if id(optimizer) in self._stepped:
+            self._end_step()
+        scale = self._loss_scale.before_step(optimizer)
+        if self._parameters.armed:
+            with self.overhead:
+                self._parameters.before_step(optimizer, closure, scale)
 
     def _after_step(self, optimizer: Optimizer, closure: bool) -> None:
-        with self.overhead:
-            self._parameters.after_step(optimizer, closure)
-            self._stepped.add(id(optimizer))
-            all_stepped = {id(other) for other in self._steps.live_optimizers()} <= self._stepped
-            if all_stepped and (not self._is_first_step or self._steps.hold_all()):
-                self._end_step()
+        if self._parameters.armed:
+            with self.overhead:
+                self._parameters.after_step(optimizer, closure)
+        self._stepped.add(id(optimizer))
+        known = self._steps.optimizers
+        all_stepped = len(known) == 1 or {id(other) for other in self._steps.live_optimizers()} <= self._stepped
+        if all_stepped and (not self._is_first_step or self._steps.hold_all()):
+            self._end_step()
 
     def _end_step(self) -> None:
-        self._recorder.end_step()
         self._weights.changed()
         self._stepped.clear()
         self._is_first_step = False
         if self._step_graph is not None:
             self._step_graph.end_step()
         if self._parameters.armed:
+            self._recorder.end_step()
             self.overhead.captured()
         on_step = self._on_step()
         if on_step is not None:

@@ -21,8 +21,16 @@ def unseen() -> AbstractContextManager[None]:
     A FLOP counter or a graph recorder that watches the model must not find our reductions in it, and they are neither
     batched nor differentiated.
     """
-    modes = torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()
-    return _modes_off() if modes or transformed() else nullcontext()
+    return _modes_off() if any_on() else nullcontext()
+
+
+def any_on() -> bool:
+    """Whether a function mode, a dispatch mode or a function transform is on."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.maybe_current_level() is not None
+    )
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from threading import Lock
 
-from torchboard.capture.ranks.exchange import Ranks, in_a_job
+from torchboard.capture.ranks.exchange import Ranks
+from torchboard.graph.job import in_a_job
 
 _MAX_STRIDE = 1 << 20
 
@@ -12,7 +14,8 @@ _MAX_STRIDE = 1 << 20
 class Overhead:
     """A stopwatch for the monitor's own host time, and the bound that follows from it.
 
-    As a context manager it measures what runs inside; inside itself it does nothing. From one captured step to the next the
+    As a context manager it measures what runs inside, on any thread: what threads do at the same time counts once, and inside
+    itself it does nothing. Without a limit nothing is measured. From one captured step to the next the
     monitor's share of the time is compared with the limit: above it the distance between captured steps doubles, once or
     several times; below a quarter of it, it halves, down to what the schedule says. Time on a device is not seen. In a
     distributed job all ranks do so together, when an epoch ends.
@@ -28,20 +31,27 @@ class Overhead:
         self._stride = self._wanted = 1
         self._due = 0
         self._granted = False
+        self._lock = Lock()
         self._depth = 0
         self._spent = 0.0
         self._began = clock()
         self._period = self._epoch = (self._began, 0.0)
 
     def __enter__(self) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self._began = self._clock()
+        if self.limit is None:
+            return
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._began = self._clock()
 
     def __exit__(self, *exception: object) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._spent += self._clock() - self._began
+        if self.limit is None:
+            return
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                self._spent += self._clock() - self._began
 
     def affords(self) -> bool:
         """Whether a step that is due is captured: every one, or one in 2, 4, 8, … of them."""

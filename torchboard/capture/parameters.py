@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
-from torchboard.capture.norms import BackwardNorms, Norms
+from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import Sketches, SketchSnapshot
-from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
 from torchboard.capture.updates import Updates, sample
+from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import parameter_names
+from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Pending, Text
 
 WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
@@ -53,12 +55,28 @@ class Parameters:
         self._elements: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
         self._skips = False
+        self._met: list[tuple[str, nn.Parameter]] = []  # when the backward pass ended, for the step behind it
+
+    @property
+    def lost(self) -> Exception | None:
+        """Which parameters are left out, if any are."""
+        wanted = self._options.parameters or self._options.gradients or self._options.updates
+        lost = [name for name, weight in parameter_names(self._model) if wanted and is_flat_shard(weight)]
+        if not lost:
+            return None
+        return InvalidValueError(
+            f"{len(lost)} parameters of a FullyShardedDataParallel",
+            "what a rank has of them does not tell which part it is",
+            "shard with torch.distributed.fsdp.fully_shard, whose parts do, or leave them out with Capture(parameters=False, "
+            "gradients=False, updates=False)",
+        )
 
     def arm(self, on: bool) -> None:
         """Whether the next optimizer step is a captured one."""
         self.armed = on and self.error is None
         if not on:
             self._updates.clear()
+            self._met = []
 
     def after_backward(self) -> None:
         """Reads the norm of the gradients that a backward pass has just left. Never raises."""
@@ -66,7 +84,8 @@ class Parameters:
             return
         try:
             with torch.no_grad():
-                self._backward.note(parameter for _, parameter in parameter_names(self._model))
+                self._met = self._named()
+                self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
             self._fail(error)
 
@@ -88,10 +107,10 @@ class Parameters:
                 if not closure:
                     self._read_gradients(optimizer, held, scale)
                 if self._options.updates:
-                    for name, weight in held:
-                        if weight.requires_grad and (closure or weight.grad is not None):
-                            self._updates.note(name, weight)
-                            self._sketches.mark(tag("updates", name), weight)
+                    changing = [(name, weight) for name, weight in held if _will_change(weight, closure)]
+                    self._updates.note(changing)
+                    for name, weight in changing:
+                        self._sketches.mark(tag("updates", name), weight)
         except Exception as error:
             self._fail(error)
 
@@ -117,18 +136,23 @@ class Parameters:
         """
         with torch.no_grad():
             if self._options.parameters:
-                self._observe("parameters", parameter_names(self._model))
+                self._observe("parameters", self._named())
             elif self._options.updates:
-                for name, weight in parameter_names(self._model):
+                for name, weight in self._named():
                     self._weights.mark(tag("parameters", name), weight)
-                samples = ((tag("parameters", name), sample(weight)) for name, weight in parameter_names(self._model))
+                samples = ((tag("parameters", name), sample(weight)) for name, weight in self._named())
                 self._weights.observe_((name, values) for name, values in samples if values is not None)
         sketches = self._sketches.collect()
         return [*sketches, self._norms([*sketches, *self._weights.collect()]), *self._silent()]
 
     def _held(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
         owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        return [(name, weight) for name, weight in parameter_names(self._model) if id(weight) in owned]
+        met, self._met = self._met or self._named(), []
+        return [(name, weight) for name, weight in met if id(weight) in owned]
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that can be told what they are of, by name."""
+        return [(name, weight) for name, weight in parameter_names(self._model) if not is_flat_shard(weight)]
 
     def _read_gradients(self, optimizer: Optimizer, held: list[tuple[str, nn.Parameter]], scale: Tensor | None) -> None:
         used = [(name, weight) for name, weight in held if weight.grad is not None]
@@ -146,7 +170,7 @@ class Parameters:
             for name, gradient in gradients:  # one by one, so that only one copy is held at a time
                 self._observe("gradients", [(name, gradient / divisor)])
         divisor = divisor if scale is None else self._divisor(optimizer, scale)
-        self._backward.step(id(optimizer), [weight for _, weight in used], divisor)
+        self._backward.step(used, divisor)
 
     def _divisor(self, optimizer: Optimizer, scale: Tensor | None) -> Tensor | None:
         """What to take off gradients that were multiplied with ``scale``; NaN where the device will skip the step.
@@ -161,7 +185,7 @@ class Parameters:
 
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
         sizes = {name: self._elements[name] / steps for name, steps in self._steps.items()}
-        norms = Norms(tuple(sketches), sizes, HostCopy(self._backward.collect()), self._skips)
+        norms = Norms(tuple(sketches), sizes, self._backward.collect(), self._skips)
         self._elements.clear()
         self._skips = False
         return norms
@@ -185,6 +209,10 @@ class Parameters:
     def _fail(self, error: Exception) -> None:
         self.error = error
         self.arm(False)
+
+
+def _will_change(weight: nn.Parameter, closure: bool) -> bool:
+    return weight.requires_grad and (closure or weight.grad is not None)
 
 
 def _elements(gradient: Tensor) -> int:

@@ -33,14 +33,25 @@ def layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
 
 def chosen_layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
     """The layers that the options name, however many they are."""
+    return [(name, module) for name, module in _candidates(model) if _is_chosen(name, module, options)]
+
+
+def scripted_layers(model: nn.Module, options: Capture) -> list[str]:
+    """The names of the TorchScript modules that the options would name, without what is inside of them."""
+    outermost: dict[str, nn.Module] = {}
+    for module, name in module_names(model).items():
+        inside = any(not outer or name.startswith(f"{outer}.") for outer in outermost)
+        if isinstance(module, torch.jit.ScriptModule) and not inside:
+            outermost[name] = module
+    named = [(name or class_name(module), module) for name, module in outermost.items()]
+    return [name for name, module in named if _is_chosen(name, module, options)]
+
+
+def _is_chosen(name: str, module: nn.Module, options: Capture) -> bool:
     include, exclude = selectors(options.include), selectors(options.exclude)
-    found = []
-    for name, module in _candidates(model):
-        if include and not any(matches(selector, name, module) for selector in include):
-            continue
-        if not any(matches(selector, name, module) for selector in exclude):
-            found.append((name, module))
-    return found
+    if include and not any(matches(selector, name, module) for selector in include):
+        return False
+    return not any(matches(selector, name, module) for selector in exclude)
 
 
 def nearest_root(found: list[tuple[str, nn.Module]], limit: int | None) -> list[tuple[str, nn.Module]]:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from torchboard.capture.ranks.exchange import in_a_job
 from torchboard.capture.ranks.parts import Part, part_of
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
+from torchboard.graph.job import in_a_job
 from torchboard.sketch import compact, layout, merging, ops
 from torchboard.sketch.rows import TableRows
 from torchboard.sketch.sampling import BLOCK

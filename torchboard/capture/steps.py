@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torchboard.capture.modes import unseen
+from torchboard.capture.modes import any_on, unseen
 from torchboard.errors import InvalidValueError
-from torchboard.graph.hooks import in_backward
+from torchboard.graph.hooks import graph_task
 
 
 class StepWatcher:
     """Reports the steps of every optimizer that holds a parameter of the model.
 
     Optimizers are found when they step, or named. What this leaves installed is one hook before and one after every
-    optimizer step of the process: microseconds. Steps taken inside a backward pass or a compiled function are not
+    optimizer step of the process: microseconds. An optimizer that held nothing of the model when it was looked at is looked
+    at again after ``look_again``. Steps taken inside a backward pass or a compiled function are not
     boundaries and are not reported.
 
     Args:
         model: whose parameters to look for.
-        before: called just before an optimizer steps, with it, and with whether it was given a closure: a function that
-            computes the gradients within the step.
+        before: a bound method, whose object is held weakly; called just before an optimizer steps, with it, and with
+            whether it was given a closure: a function that computes the gradients within the step.
         after: called likewise when it has stepped.
         optimizer: one that is known before it has stepped.
 
@@ -39,19 +41,23 @@ class StepWatcher:
     def __init__(
         self,
         model: nn.Module,
-        before: Callable[[Optimizer, bool], None],
-        after: Callable[[Optimizer, bool], None],
+        before: MethodType,
+        after: MethodType,
         optimizer: Optimizer | None,
     ) -> None:
         if optimizer is not None:
             _check_optimizer(optimizer, model)
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
+        self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._model = weakref.ref(model)
-        reference = weakref.WeakMethod(self._report)
         self._handles = [
-            register_optimizer_step_pre_hook(_hook(reference, before)),
-            register_optimizer_step_post_hook(_hook(reference, after)),
+            register_optimizer_step_pre_hook(_hook(weakref.ref(self), before)),
+            register_optimizer_step_post_hook(_hook(weakref.ref(self), after)),
         ]
+
+    def look_again(self) -> None:
+        """Optimizers that held nothing of the model may hold something by now."""
+        self._others.clear()
 
     def live_optimizers(self) -> list[Optimizer]:
         """The optimizers seen so far that still exist."""
@@ -69,21 +75,25 @@ class StepWatcher:
             handle.remove()
         self._handles.clear()
 
-    def _report(self, optimizer: Optimizer, closure: bool, action: Callable[[Optimizer, bool], None]) -> None:
-        if not in_backward() and self._handles and self._is_ours(optimizer):
-            with unseen():
-                action(optimizer, closure)
+    def hears(self, optimizer: Optimizer) -> bool:
+        """Whether a step that this optimizer takes now is a boundary."""
+        if not self._handles or graph_task() != -1:
+            return False
+        for reference in self.optimizers:
+            if reference() is optimizer:
+                return True
+        return optimizer not in self._others and self._is_found(optimizer)
 
-    def _is_ours(self, optimizer: Optimizer) -> bool:
-        if any(reference() is optimizer for reference in self.optimizers):
-            return True
+    def _is_found(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer that was not known before holds a parameter of the model."""
         model = self._model()
         if model is None:
             return False
-        if _holds_any(optimizer, model):
-            self.optimizers.append(weakref.ref(optimizer))
-            return True
-        return False
+        if not _holds_any(optimizer, model):
+            self._others.add(optimizer)
+            return False
+        self.optimizers = [weakref.ref(known) for known in (*self.live_optimizers(), optimizer)]
+        return True
 
 
 def _parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
@@ -110,17 +120,25 @@ def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def _hook(report: weakref.WeakMethod, action: Callable[[Optimizer, bool], None]):
-    """An optimizer hook that holds the watcher weakly and returns None: a value would replace the step's arguments."""
-    action = weakref.WeakMethod(action)
+def _hook(reference: weakref.ref[StepWatcher], action: MethodType) -> Callable[[Optimizer, tuple, dict], None]:
+    """An optimizer hook that holds the watcher weakly and returns None: a value would replace the step's arguments.
+
+    It runs in every step, with caches that the step has filled, so that each function on the way counts.
+    """
+    owner, function = weakref.ref(action.__self__), action.__func__
 
     def hook(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         if torch.compiler.is_compiling():
             return
-        watcher, target = report(), action()
-        if watcher is not None and target is not None:
-            closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
-            watcher(optimizer, closure is not None, target)
+        watcher, target = reference(), owner()
+        if watcher is None or target is None or not watcher.hears(optimizer):
+            return
+        closure = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
+        if any_on():
+            with unseen():
+                function(target, optimizer, closure is not None)
+        else:
+            function(target, optimizer, closure is not None)
 
     return hook
 
@@ -130,26 +148,33 @@ class WeightsVersion:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._last = self._version()
+        self._owner: weakref.ref[nn.Module] | None = None
+        self._key = ""
+        self._last = (0, 0)
+        self.changed()
+
+    def look_again(self) -> None:
+        """Another weight may be the first one by now."""
+        self._owner = None
 
     def changed(self) -> bool:
         """Whether the first trainable parameter was written to since the last call; reads one integer."""
-        before, self._last = self._last, self._version()
+        owner = self._owner() if self._owner is not None else None
+        weight = owner._parameters[self._key] if owner is not None and self._key in owner._parameters else None
+        if weight is None or not weight.requires_grad:
+            weight = self._look()
+        before, self._last = self._last, (0, 0) if weight is None else (id(weight), weight._version)
         return self._last != before
 
-    def _version(self) -> tuple[int, int]:
+    def _look(self) -> Tensor | None:
+        """The first trainable parameter; its place is kept."""
         model = self._model()
-        weight = _first_trainable(model) if model is not None else None
-        return (id(weight), weight._version) if weight is not None else (0, 0)
-
-
-def _first_trainable(module: nn.Module) -> Tensor | None:
-    """The first of ``module.parameters()`` that takes a gradient, several times as fast: it is looked up in every step."""
-    for parameter in module._parameters.values():
-        if parameter is not None and parameter.requires_grad:
-            return parameter
-    children = (child for child in module._modules.values() if child is not None)
-    return next((found for child in children if (found := _first_trainable(child)) is not None), None)
+        for module in model.modules() if model is not None else ():
+            for key, weight in module._parameters.items():
+                if weight is not None and weight.requires_grad:
+                    self._owner, self._key = weakref.ref(module), key
+                    return weight
+        return None
 
 
 def learning_rates(optimizers: list[Optimizer]) -> dict[str, object]:

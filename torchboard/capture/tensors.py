@@ -17,6 +17,8 @@ def tensors_in(output: Any) -> Iterator[tuple[str, Tensor]]:
 
     As layers are nested with ``/`` in tags, a suffix never collides with a layer's name.
     """
+    if type(output) is Tensor:
+        return iter((("", output),))
     return (("".join(f".{key}" for key in path), tensor) for path, tensor in nested_tensors(output))
 
 
@@ -30,10 +32,11 @@ def measurable(tensor: Tensor) -> Tensor | None:
     """
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if type(tensor) is not Tensor:
-        tensor = _unwrap(tensor)
-    if tensor.device.type == "meta" or tensor.is_complex():
+        tensor = _unwrap(tensor.detach())
+    if tensor.is_meta or tensor.is_complex():
         return None
     if tensor.is_nested:
         return tensor.values() if tensor.layout is torch.jagged and tensor.lengths() is None else None

@@ -14,6 +14,8 @@ one row in 400, within 8 %.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,38 +27,61 @@ SAMPLE = 65_536
 """Most elements that are read of one parameter."""
 
 
+class _Noted(NamedTuple):
+    """A parameter before the step."""
+
+    name: str
+    parameter: nn.Parameter
+    values: Tensor
+    address: int | None  # of the parameter, if the values are its own memory
+    negated: Tensor  # what the values were, with the other sign
+
+    def now(self) -> Tensor | None:
+        """The same values after the step; None if the parameter has other data since, of another size, type or device."""
+        if self.address is not None and self.parameter.data_ptr() == self.address:
+            return self.values
+        after, before = sample(self.parameter), self.negated
+        alike = after is not None and (after.shape, after.dtype, after.device) == (
+            before.shape,
+            before.dtype,
+            before.device,
+        )
+        return after if alike else None
+
+
 class Updates:
     """The samples of one optimizer's parameters, from before its step to after it."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[str, nn.Parameter, Tensor]] = []
+        self._before: list[_Noted] = []
 
-    def note(self, name: str, parameter: nn.Parameter) -> None:
-        """Reads a parameter before the step; nothing of one that has nothing to measure."""
-        values = sample(parameter)
-        if values is not None:
-            self._before.append((name, parameter, values.clone()))
+    def note(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Reads named parameters before the step; nothing of one that has nothing to measure. One launch for all."""
+        read = [(name, parameter, sample(parameter)) for name, parameter in parameters]
+        read = [entry for entry in read if entry[2] is not None]
+        negated = torch._foreach_neg([values for *_, values in read]) if read else ()
+        self._before = [_Noted(*entry, _address(*entry[1:]), before) for entry, before in zip(read, negated)]
 
     def take(self) -> list[tuple[str, Tensor]]:
-        """Name and change of every parameter noted, after the step; begins anew.
+        """Name and change of every parameter noted, after the step; begins anew. One launch for all.
 
         A parameter that has been given other data in the meantime, of another size, type or device, is left out.
         """
         noted, self._before = self._before, []
-        changes = []
-        for name, parameter, before in noted:
-            after = sample(parameter)
-            if after is not None and (after.shape, after.dtype, after.device) == (
-                before.shape,
-                before.dtype,
-                before.device,
-            ):
-                changes.append((name, torch.sub(after, before, out=before)))
-        return changes
+        after = [(entry, values) for entry in noted if (values := entry.now()) is not None]
+        changes = [entry.negated for entry, _ in after]
+        if changes:
+            torch._foreach_add_(changes, [values for _, values in after])
+        return [(entry.name, change) for (entry, _), change in zip(after, changes)]
 
     def clear(self) -> None:
         """Forgets what was noted."""
         self._before.clear()
+
+
+def _address(parameter: nn.Parameter, values: Tensor) -> int | None:
+    address = values.data_ptr()
+    return address if type(parameter) is nn.Parameter and parameter.data_ptr() == address else None
 
 
 def sample(parameter: Tensor) -> Tensor | None:

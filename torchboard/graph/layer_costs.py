@@ -15,6 +15,7 @@ from torch import nn
 
 from torchboard.graph.module_names import class_name, module_names, parameter_names
 from torchboard.graph.nodes import Graph, Node
+from torchboard.graph.tensors import is_flat_shard
 
 _MAX_ROWS = 300
 _UNSAFE = re.compile(r"[`|\s]")
@@ -82,7 +83,9 @@ class LayerCosts:
 def layer_costs(model: nn.Module, graph: Graph | None) -> LayerCosts:
     """The costs of ``model``'s layers as ``graph``, a recording of it, saw them; without one, their parameters alone."""
     owned: dict[str, int] = {}
-    for name, parameter in parameter_names(model):
+    parameters = parameter_names(model)
+    counted = [(name, parameter) for name, parameter in parameters if not is_flat_shard(parameter)]
+    for name, parameter in counted:
         owner = name.rpartition(".")[0]
         owned[owner] = owned.get(owner, 0) + parameter.numel()
     ran: dict[str, list[Node]] = {}
@@ -103,6 +106,8 @@ def layer_costs(model: nn.Module, graph: Graph | None) -> LayerCosts:
         if name in ran or name in owned
     ]
     note = graph.note if graph is not None else "no pass has been recorded, so only the parameters are known"
+    if len(counted) < len(parameters):
+        note = "; ".join(filter(None, (note, "parameters that FullyShardedDataParallel shards are not counted")))
     return LayerCosts(next(class_name(module) for module in module_names(model)), tuple(layers), note)
 
 

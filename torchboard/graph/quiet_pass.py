@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eagerly
+from torchboard.graph.job import is_set_up
 from torchboard.graph.module_names import unwrapped
 from torchboard.graph.tensors import is_sharded
 
@@ -41,7 +42,7 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(eagerly())
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_set_up():
             stack.enter_context(_NoCollectives(model))
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         torch.func.functional_call(model, buffers, args, kwargs)

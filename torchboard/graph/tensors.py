@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from torchboard.graph.job import in_a_job
 from torchboard.graph.nodes import TensorSpec
 
 _MAX_DEPTH = 8
@@ -30,8 +31,13 @@ _NO_TENSORS = frozenset(
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether ranks share a tensor, of which each has a part or a copy: a ``DTensor``."""
-    return hasattr(tensor, "to_local")
+    """Whether ranks share a tensor, of which each has a part or a copy: a ``DTensor``, or one of FSDP1's."""
+    return hasattr(tensor, "to_local") or is_flat_shard(tensor)
+
+
+def is_flat_shard(parameter: torch.Tensor) -> bool:
+    """Whether ``FullyShardedDataParallel`` (FSDP1) has a parameter: what of it is here does not tell which part that is."""
+    return hasattr(parameter, "_fsdp_flattened") and in_a_job()
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

@@ -80,11 +80,14 @@ class BatchProfiler:
     def end_batch(self) -> None:
         """A batch has ended."""
         self._batches += 1
-        self._end(self._batches)
+        if self._waits or self._profile is not None:
+            self._end(self._batches)
 
     def end_step(self) -> None:
         """A step of training has ended, of a batch that ends with it or later."""
         self._steps += 1
+        if not self._waits and self._profile is None:
+            return
         if self._batches < self._steps - 1:  # nobody says where batches end
             self._end(self._steps)
         else:

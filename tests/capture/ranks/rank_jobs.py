@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, Monitor
@@ -34,20 +34,25 @@ class Keeping(NullSink):
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str, int], object] = {}
+        self.notes: dict[str, str] = {}
 
     def write(self, event) -> None:
         for tag, value in event.pairs:
-            self.kept[event.run, tag, event.step] = getattr(value, "value", None)
+            self.kept[event.run, tag, event.step] = _plain_value(value)
         for pending in event.pending:
             if isinstance(pending, SketchSnapshot):
+                self.notes |= pending.notes
                 for tag, *row in zip(pending.tags, *pending.copy.wait()):
                     assert (event.run, tag, event.step) not in self.kept
                     if row[1][layout.COUNT]:
                         self.kept[event.run, tag, event.step] = [torch.from_numpy(part.copy()) for part in row]
             else:
-                self.kept |= {
-                    (event.run, tag, event.step): getattr(value, "value", None) for tag, value in pending.settle()
-                }
+                self.kept |= {(event.run, tag, event.step): _plain_value(value) for tag, value in pending.settle()}
+
+
+def _plain_value(value: object) -> object:
+    """The number or the text of a value that is one."""
+    return getattr(value, "value", None) if hasattr(value, "value") else getattr(value, "markdown", None)
 
 
 class Net(nn.Module):
@@ -86,7 +91,8 @@ def batch(step: int) -> Tensor:
 def train(model: nn.Module, part: slice, monitor: Monitor | None = None) -> list[Tensor]:
     """Two epochs, of two steps and of one, of plain gradient descent on a part of each batch, the loss being its mean.
 
-    Gives losses and new weights. The weights are put back after each step, so that all numbers stay small and exact.
+    The gradients are halved before each step, as clipping does. Gives losses and new weights. The weights are put back after
+    each step, so that all numbers stay small and exact.
     """
     optimizer = torch.optim.SGD(model.parameters(), 0.125)
     seen = []
@@ -95,6 +101,8 @@ def train(model: nn.Module, part: slice, monitor: Monitor | None = None) -> list
         loss = out.square().sum() / len(out)
         optimizer.zero_grad()
         loss.backward()
+        for parameter in model.parameters():
+            parameter.grad.mul_(0.5)
         weights = [_local(parameter) for parameter in model.parameters()]
         before = [weight.detach().clone() for weight in weights]
         optimizer.step()
@@ -190,7 +198,7 @@ def _uneven(rank: int, directory: str) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     if rank == 3:
         model.add_module("more", nn.Linear(2, 5))
-    monitor = Monitor(model, sink=sink, feature_maps=False)
+    monitor = Monitor(model, sink=sink, capture=Capture(max_elements=256), feature_maps=False)
     train_on = torch.optim.SGD(model.parameters(), 0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -201,11 +209,11 @@ def _uneven(rank: int, directory: str) -> None:
             monitor.log_batch(loss=2.0)
         if rank == 2:
             with monitor.phase("validation"), torch.no_grad():
-                model(torch.ones(6, 2))
+                model(torch.ones(600, 2))
                 monitor.log_batch(loss=3.5)
         monitor.log_epoch()
         monitor.close()
-    torch.save((sink.kept, [str(warning.message) for warning in caught]), f"{directory}/uneven-{rank}")
+    torch.save((sink.kept, [str(warning.message) for warning in caught], sink.notes), f"{directory}/uneven-{rank}")
 
 
 def _set_up(rank: int, size: int, directory: str) -> None:
@@ -250,7 +258,8 @@ def on_two_ranks(rank: int, directory: str) -> None:
     torch.save(_collective_inside(rank), f"{directory}/inside-{rank}")
     told: dict[str, list[str]] = {}
     waits: dict[str, int] = {}
-    for name, job in (("some", _some_call), ("late", _late), ("first", _first_does_not_call)):
+    jobs = {"some": _some_call, "late": _late, "first": _first_does_not_call, "half": _half_comes}
+    for name, job in jobs.items():
         dist.barrier()
         with warnings.catch_warnings(record=True) as caught, _counted_waits() as counted:
             warnings.simplefilter("always")
@@ -259,6 +268,11 @@ def on_two_ranks(rank: int, directory: str) -> None:
         told[name] = [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
         torch.save(result, f"{directory}/{name}-{rank}")
     torch.save((told, waits), f"{directory}/told-{rank}")
+    torch.save(_terms_on_several_ranks(), f"{directory}/terms-{rank}")
+    torch.save(_scaled(), f"{directory}/scaled-{rank}")
+    for use_orig_params in (False, True):
+        result = _flat_shards(use_orig_params)
+        torch.save(result, f"{directory}/flat-{use_orig_params}-{rank}")
     _one_dies(rank, directory)
     _one_monitor(directory)
     os._exit(0)
@@ -365,6 +379,70 @@ def _first_does_not_call(rank: int):
     dist.barrier()
     monitor.close()
     return sink.kept
+
+
+def _half_comes(rank: int):
+    """A rank with half of each gradient does not end its epoch."""
+    sink, model = Keeping(), nn.Linear(4, 2, bias=False)
+    nn.init.ones_(model.weight)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    with Monitor(model, sink=sink, capture=Capture(rank_timeout=0.5), feature_maps=False) as monitor:
+        model(torch.ones(3, 4)).sum().backward()
+        model.weight.grad.mul_(0.5)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        if rank == 0:
+            monitor.log_epoch()
+        dist.barrier()
+    return sink.kept
+
+
+def _flat_shards(use_orig_params: bool):
+    """FSDP1, whose shards do not say what they are parts of; one monitor is made before, one after."""
+    sinks, monitors, model = [Keeping(), Keeping()], [], nn.Sequential(nn.Linear(4, 3), nn.Embedding(3, 2))
+    nn.init.ones_(model[0].weight)
+    model.forward = lambda x: model[0](x) + model[1].weight.sum()
+    options = {"capture": Capture(rank_timeout=60.0), "write_images": True, "embeddings_freq": 1}
+    monitors.append(Monitor(model, sink=sinks[0], **options))
+    sharded = FullyShardedDataParallel(model, use_orig_params=use_orig_params, device_id=torch.device("cpu"))
+    monitors.append(Monitor(sharded, sink=sinks[1], **options))
+    optimizer = torch.optim.SGD(sharded.parameters(), 0.1)
+    sharded(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for monitor in monitors:
+            monitor.log_epoch()
+            monitor.close()
+    return [sink.kept for sink in sinks], [str(warning.message) for warning in caught]
+
+
+def _scaled():
+    """Shards under a loss scaler that skips a step, with clipping; gradients are 3 and 9."""
+    sink, model, mesh = Keeping(), nn.Linear(4, 2, bias=False), init_device_mesh("cpu", (2,))
+    fully_shard(model, mesh=mesh)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.0), torch.amp.GradScaler("cpu", init_scale=64.0)
+    with Monitor(model, sink=sink, capture=Capture(every=1), feature_maps=False) as monitor:
+        for factor in (1.0, torch.inf, 3.0):
+            optimizer.zero_grad()
+            scaler.scale(factor * model(torch.ones(3, 4)).sum()).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+            monitor.log_batch()
+        monitor.log_epoch()
+    return sink.kept, _scale_of_fsdp(mesh)
+
+
+def _terms_on_several_ranks():
+    """A layer of sequence parallelism: its gradients are sums that nobody has completed."""
+    sink, model = Keeping(), nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6))
+    parallelize_module(model, init_device_mesh("cpu", (2,)), {"1": SequenceParallel(sequence_dim=0)})
+    with Monitor(model, sink=sink, feature_maps=False, write_graph=False) as monitor:
+        model(torch.randn(8, 4)).full_tensor().square().sum().backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        monitor.log_epoch()
+    return {tag for _, tag, _ in sink.kept}
 
 
 def _one_dies(rank: int, directory: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -82,8 +83,15 @@ def test_specials_are_in_what_is_compared(whole):
 @pytest.mark.parametrize("job", GRADIENTS_OF_A_PART)
 def test_norms_and_means_are_those_of_one_process(four, whole, job):
     kept, _, scale = torch.load(four / f"{job}-0")
-    for tag, epoch, factor in (("gradient_norm", 0, scale), ("epoch_loss", 0, 1), ("epoch_loss", 1, 1)):
+    factors = {"gradient_norm": scale, "gradient_norm_before_clipping": scale, "epoch_loss": 1}
+    for (tag, factor), epoch in itertools.product(factors.items(), (0, 1)):
         assert math.isclose(kept["train", tag, epoch], factor * whole["train", tag, epoch], rel_tol=1e-6), tag
+
+
+def test_the_norm_before_clipping_is_told_of_what_came_where_a_rank_with_a_part_does_not(two):
+    kept = torch.load(two / "half-0")
+    norm = kept["train", "gradient_norm", 0]
+    assert norm > 1 and math.isclose(kept["train", "gradient_norm_before_clipping", 0], 2 * norm, rel_tol=1e-6)
 
 
 @pytest.mark.parametrize("job", GRADIENTS_OF_A_PART)
@@ -102,12 +110,13 @@ def test_units_are_dead_where_they_are_on_every_rank(four, whole, job):
 
 
 def test_layers_and_phases_that_only_some_ranks_have_are_there(four):
-    kept, told = torch.load(four / "uneven-0")
+    kept, told, notes = torch.load(four / "uneven-0")
     counts = {name: int(rows[1][layout.COUNT]) for name, rows in sketches(kept).items()}
     assert counts["train", "activations/0", 0] == 2 * (1 + 2 + 3 + 4)
     assert counts["train", "activations/more", 0] == 5 * 4
     assert counts["train", "parameters/0/weight", 0] == 4 and counts["train", "parameters/more/weight", 0] == 10
-    assert counts["validation", "activations/0", 0] == 2 * 6
+    assert counts["validation", "activations/0", 0] == 256
+    assert notes["activations/0"] == "a sample of 256 of 1,200 elements, in blocks of 256, on rank 2"
     assert kept["train", "epoch_loss", 0] == (0 + 1 + 2 + 3 + 2 + 2) / 6
     assert kept["validation", "epoch_loss", 0] == 3.5 and kept["train", "epoch_only", 0] == 7
     assert len([message for message in told if "Not every rank calls log_batch()" in message]) == 2
@@ -166,6 +175,35 @@ def test_a_picture_that_would_need_the_other_ranks_is_left_out(two):
     kept, told = torch.load(two / "inside-0")
     assert len(told) == 1 and "feature maps" in told[0] and "allreduce" in told[0]
     assert int(kept["train", "activations/0", 0][1][layout.COUNT]) == 2 * 2 * 2 * 2
+
+
+def test_a_loss_scaler_and_clipping_are_told_apart_where_gradients_are_sharded(two):
+    kept, scale = torch.load(two / "scaled-0")
+    before = 3 * scale * math.sqrt(8 * (1 + 9) / 2)
+    assert math.isclose(kept["train", "gradient_norm_before_clipping", 0], before, rel_tol=1e-6)
+    assert math.isclose(kept["train", "gradient_norm", 0], 0.5, rel_tol=1e-5)
+    assert kept["train", "monitor/skipped_steps", 0] == 1
+
+
+def test_there_is_no_norm_of_gradients_whose_terms_lie_on_several_ranks_and_that_is_said(two):
+    tags = torch.load(two / "terms-0")
+    assert "monitor/left_out/gradient_norm" in tags and {"gradients/0/weight", "activations/0"} <= tags
+    assert not {tag for tag in tags if tag.startswith(("gradient_norm", "gradients/1"))}
+
+
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_shards_that_do_not_tell_what_they_are_part_of_are_left_out_and_named(two, use_orig_params):
+    kept, told = torch.load(two / f"flat-{use_orig_params}-0")
+    for log in kept:
+        tags = {tag for _, tag, _ in log}
+        assert not {tag for tag in tags if tag.startswith(("gradient", "update", "parameters", "weights/"))}
+        assert {"monitor/left_out/parameters", "monitor/left_out/weights"} <= tags
+        assert int(log["train", "activations/0", 0][1][layout.COUNT]) == 2 * 2 * 3
+        assert "FullyShardedDataParallel shards are not counted" in log["train", "run/layers", 0]
+    assert "in the shards of this rank" in kept[1]["train", "run/facts", 0]
+    parts = [message for message in told if "FullyShardedDataParallel" in message]
+    assert len(parts) == 2 and all("fully_shard, whose parts do" in message for message in parts)
+    assert len([message for message in told if "embedding '1': its rows are sharded" in message]) == 2
 
 
 def test_replicas_on_several_devices_make_one_sketch():

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torchboard.capture.compiled.checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
 from torchboard.capture.gradient_tap import BackwardEnd
 from torchboard.capture.modes import transformed
-from torchboard.capture.ranks.exchange import in_a_job
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import SketchSnapshot, to_host
 from torchboard.graph.hooks import InertWhenCopied, in_backward
+from torchboard.graph.job import in_a_job
 from torchboard.sketch import ops
 from torchboard.sketch.rows import TableRows
 from torchboard.sketch.table import blank_rows

@@ -25,7 +25,7 @@ from torchboard.capture.pictures.pending import PictureSnapshot
 from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
-from torchboard.graph.hooks import InertWhenCopied
+from torchboard.graph.hooks import GuardedHook, InertWhenCopied
 from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass
 
@@ -51,7 +51,8 @@ class FeatureMaps:
         self._model = model
         self._options = options
         self._probe: tuple[tuple, dict] | None = None if probe is None else ((probe.detach().clone(),), {})
-        self._wanted = probe is None and (bool(self._shown()) or any(map(_attends, model.modules())))
+        wanted = bool(self._drawable(layers(model, options))) or any(map(_attends, model.modules()))
+        self._wanted = probe is None and wanted
         self._told = False
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
@@ -63,7 +64,8 @@ class FeatureMaps:
     def arm(self, on: bool) -> None:
         """Waits for the first batch with one hook on the model, until the probe is known."""
         if on and self._wanted and self._handle is None:
-            self._handle = self._model.register_forward_pre_hook(_FirstInput(self), with_kwargs=True)
+            hook = GuardedHook(lambda module, args, kwargs: self.keep(args, kwargs), self._failed)
+            self._handle = self._model.register_forward_pre_hook(hook, with_kwargs=True)
         elif not on and self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -72,41 +74,38 @@ class FeatureMaps:
         """Takes the first example of a batch as the probe."""
         self.arm(False)
         self._wanted = False
-        try:
-            with unseen():
-                self._probe = first_example(args, kwargs)
-        except Exception as error:
-            self.error = error
+        with unseen():
+            self._probe = first_example(args, kwargs)
 
     def collect(self) -> list[PictureSnapshot | Figures]:
         """One forward pass of the probe; the numbers are on their way to the host, one snapshot for all pictures."""
         if self._probe is None or self.error is not None:
             return []
-        seen = _Pass({module: name for name, module in layers(self._model, self._options)})
+        found = layers(self._model, self._options)
+        drawable = self._drawable(found)
+        shown = drawable if self._options.include is not None else spread(drawable, _MAX_PICTURES)
+        seen = _Pass({module: name for name, module in found})
         try:
-            with seen.watching(self._model, self._shown()):
+            with seen.watching(self._model, shown):
                 quiet_pass(self._model, *self._probe)
         except Exception as error:
-            self.error = error
+            self._failed(error)
             return []
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
-        return pictures + self._tell(seen.attentions)
+        return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
-    def _drawable(self) -> list[tuple[str, nn.Module]]:
+    def _failed(self, error: Exception) -> None:
+        self.error = error
+
+    def _drawable(self, found: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
         blocks = blocks_of(self._model)
-        found = layers(self._model, self._options)
         return [(name, module) for name, module in found if isinstance(module, CONVOLUTIONS) or module in blocks]
 
-    def _shown(self) -> list[tuple[str, nn.Module]]:
-        found = self._drawable()
-        return found if self._options.include is not None else spread(found, _MAX_PICTURES)
-
-    def _tell(self, attentions: int) -> list[Figures]:
+    def _tell(self, drawn: int, count: int, attentions: int) -> list[Figures]:
         """What is left out, once."""
         told, self._told = self._told, True
         if told:
             return []
-        drawn, count = len(self._shown()), len(self._drawable())
         if drawn == count and attentions < _MAX_PICTURES:
             return []
         attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
@@ -174,19 +173,6 @@ class _Pass:
 def _attends(module: nn.Module) -> bool:
     """Whether a module is some attention, by the name of its class."""
     return "attention" in (name := type(module).__name__.lower()) or "attn" in name
-
-
-class _FirstInput(InertWhenCopied):
-    """Hands the first batch of a training pass to the collector, on the way in."""
-
-    __slots__ = ("_collector",)
-
-    def __init__(self, collector: FeatureMaps) -> None:
-        self._collector = collector
-
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-            self._collector.keep(args, kwargs)
 
 
 class _Begin(InertWhenCopied):

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from torchboard.errors import TorchboardWarning
+from torchboard.graph.job import is_set_up
 
 _CHUNK = 4 << 20
 """Bytes of one value: a ``TCPStore`` takes 8 MiB at most."""
@@ -217,7 +218,7 @@ class Ranks:
 
     def _join(self) -> None:
         distributed = torch.distributed
-        if self._store is not None or self._alone or not _is_set_up():
+        if self._store is not None or self._alone or not is_set_up():
             return
         self.rank, self.size = _rank_and_size()
         self._alone = self.size < 2 or self.writes != (self.rank == 0)
@@ -261,18 +262,9 @@ class Ranks:
             self._store.delete_key(place)
 
 
-def in_a_job() -> bool:
-    """Whether this process is one of several that ``torch.distributed`` has set up."""
-    return _is_set_up() and torch.distributed.get_world_size() > 1
-
-
-def _is_set_up() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _rank_and_size() -> tuple[int, int]:
     """Of the job, or, before it is set up, as its launcher left them; 0 of 1 where there was none."""
-    if _is_set_up():
+    if is_set_up():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     try:
         rank, size = int(environ["RANK"]), int(environ["WORLD_SIZE"])

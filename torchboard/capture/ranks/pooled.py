@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from torchboard.capture.norms import Norms
+from torchboard.capture.ranks.backward import with_shares
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.parts import Part, ranks_of_one_batch
 from torchboard.capture.ranks.units import with_units
@@ -72,9 +73,10 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
             ranks.tell(f"What rank {ranks.rank} sees is missing from the log ({type(error).__name__}: {error}).")
             mine = _packed(())
         posts = ranks.gather(CHANNEL, mine)
-        phases = {**phases, TRAIN: with_units(phases.get(TRAIN, ()), ranks, len(together) == 1)}
+        train = with_units(phases.get(TRAIN, ()), ranks, len(together) == 1)
+        phases = {**phases, TRAIN: with_shares(train, ranks)}
         if ranks.writes:
-            phases = _with_sketches(phases, _whole_of(posts, ranks).snapshots(_notes(phases)))
+            phases = _with_sketches(phases, _whole_of(posts, ranks).snapshots())
     return {phase: tuple(pending) for phase, pending in phases.items() if pending} if ranks.writes else {}
 
 
@@ -82,22 +84,14 @@ def _whole_of(posts: Mapping[int, bytes], ranks: Ranks) -> _Whole:
     whole = _Whole()
     for rank, post in sorted(posts.items()):
         try:
-            whole.add(*_unpacked(post))
+            whole.add(rank, *_unpacked(post))
         except Exception as error:
             ranks.tell(f"What rank {rank} sent is no log of this version's ({type(error).__name__}: {error}).")
     return whole
 
 
-def _notes(phases: Phases) -> dict[str, dict[str, str]]:
-    """What is said of this rank's sketches."""
-    notes: dict[str, dict[str, str]] = {}
-    for phase, snapshot in _snapshots(phases):
-        notes.setdefault(phase, {}).update({tag: f"{note}, on rank 0" for tag, note in snapshot.notes.items()})
-    return notes
-
-
 class _Row(NamedTuple):
-    """One row and what it is a row of."""
+    """One row, what it is a row of, and what is to be said of it."""
 
     phase: str
     tag: str
@@ -105,6 +99,7 @@ class _Row(NamedTuple):
     counts: np.ndarray
     moments: np.ndarray
     parameters: np.ndarray
+    note: str
 
 
 def _rows(phases: Phases, ranks: Ranks, together: tuple[int, ...]) -> Iterator[_Row]:
@@ -123,7 +118,7 @@ def _rows(phases: Phases, ranks: Ranks, together: tuple[int, ...]) -> Iterator[_
                 place = _digest(*row) if len(together) > 1 else ""
                 part = Part(f"ranks of {together[0]}", place)
             if part.counts and row[1][layout.COUNT]:
-                yield _Row(phase, tag, part, *row)
+                yield _Row(phase, tag, part, *row, snapshot.notes.get(tag, ""))
 
 
 def _names_of_first(ranks: Ranks) -> frozenset[str]:
@@ -187,14 +182,14 @@ def _packed(rows: Iterable[_Row]) -> bytes:
         np.array([row.moments for row in rows], np.float64).reshape(-1, layout.SLOTS),
         np.array([row.parameters for row in rows], np.float64).reshape(-1, layout.PARAMETERS),
     )
-    names = json.dumps([(row.phase, row.tag, row.part.holders, row.part.place) for row in rows]).encode()
+    names = json.dumps([(row.phase, row.tag, row.part.holders, row.part.place, row.note) for row in rows]).encode()
     file = io.BytesIO()
     np.savez(file, np.frombuffer(names, np.uint8), *sparse)
     return file.getvalue()
 
 
 def _unpacked(post: bytes) -> tuple[list[list[str]], _Sparse]:
-    """Phase, tag, holders and place of every row, and the rows."""
+    """Phase, tag, holders, place and note of every row, and the rows."""
     with np.load(io.BytesIO(post), allow_pickle=False) as arrays:
         names, *sparse = (arrays[f"arr_{number}"] for number in range(1 + len(_Sparse._fields)))
     return json.loads(names.tobytes()), _Sparse(*sparse)
@@ -206,12 +201,17 @@ class _Whole:
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, bytes], int] = {}
         self._seen: set[tuple[str, ...]] = set()
+        self._notes: dict[str, dict[str, str]] = {}
         self._rows = _blank(_BLANK + 1)
 
-    def add(self, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
+    def add(self, rank: int, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
         """Adds one rank's rows, but for those that a rank before it has given too."""
-        new = np.array([tuple(name) not in self._seen for name in names], bool)
-        self._seen.update(map(tuple, names))
+        for phase, tag, *_, note in names:
+            if note:
+                self._notes.setdefault(phase, {}).setdefault(tag, f"{note}, on rank {rank}")
+        names = [tuple(name[:-1]) for name in names]
+        new = np.array([name not in self._seen for name in names], bool)
+        self._seen.update(names)
         places = np.array([self._place(*name[:2], rows.parameters[row]) for row, name in enumerate(names)], np.int64)
         self._grow()
         counts, moments, parameters = self._rows
@@ -224,15 +224,15 @@ class _Whole:
         np.add.at(moments[:, sums], places, added[:, sums])
         np.maximum.at(moments[:, ends], places, added[:, ends])
 
-    def snapshots(self, notes: Mapping[str, Mapping[str, str]]) -> dict[str, list[SketchSnapshot]]:
-        """Phase -> its sketches, as one snapshot; ``notes`` is phase -> tag -> what is said of its histogram."""
+    def snapshots(self) -> dict[str, list[SketchSnapshot]]:
+        """Phase -> its sketches, as one snapshot."""
         versions: dict[str, dict[str, list[int]]] = {}
         for (phase, tag, _), place in self._places.items():
             versions.setdefault(phase, {}).setdefault(tag, []).append(place)
         return {
             phase: [
                 SketchSnapshot(
-                    tuple(places), HostCopy(self._merged([*places.values()]).buffers), notes=notes.get(phase, {})
+                    tuple(places), HostCopy(self._merged([*places.values()]).buffers), notes=self._notes.get(phase, {})
                 )
             ]
             for phase, places in versions.items()

@@ -1,0 +1,80 @@
+"""What of a model cannot be captured is named in the log, once."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from torchboard import Capture, MemorySink, Monitor
+from torchboard.errors import TorchboardWarning
+
+
+def scripted(model: nn.Module, example: torch.Tensor | None = None) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        return torch.jit.script(model) if example is None else torch.jit.trace(model, example)
+
+
+class Partly(nn.Module):
+    """Two parts in TorchScript, one of them with layers inside, and one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Linear(4, 4)
+        self.several = scripted(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+        self.one = scripted(nn.Linear(3, 2), torch.ones(1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(self.several(self.plain(x)))
+
+
+def logged(model: nn.Module, epochs: int = 1, **options) -> MemorySink:
+    sink = MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, capture=Capture(**options), feature_maps=False, write_graph=False) as monitor:
+        for _ in range(epochs):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            monitor.log_epoch()
+    return sink
+
+
+def told(sink: MemorySink) -> list[str]:
+    return [value.markdown for _, value in sink.series("monitor/left_out/layers")]
+
+
+def test_layers_in_torchscript_are_named_once_and_their_parameters_are_there():
+    sink = logged(Partly(), epochs=2)
+    (text,) = told(sink)
+    assert "TorchScript takes no hooks" in text and text.endswith("`several`, `one`.")
+    tags = sink.tags("train")
+    assert "activations/plain" in tags and not [tag for tag in tags if tag.startswith("activations/several")]
+    assert {"parameters/several/0/weight", "gradients/several/0/weight", "updates/one/bias"} <= set(tags)
+
+
+def test_layers_in_torchscript_that_nobody_asked_for_are_not_named():
+    assert not told(logged(Partly(), include="plain")) and not told(logged(Partly(), exclude=["several", "one"]))
+    assert not told(logged(Partly(), activations=False, gradients=False))
+
+
+def test_a_whole_model_in_torchscript_has_parameters_and_a_note():
+    sink = logged(scripted(nn.Sequential(nn.Linear(4, 3), nn.ReLU())))
+    (text,) = told(sink)
+    assert text.endswith("the outputs in `RecursiveScriptModule`.")
+    assert {"parameters/0/weight", "gradients/0/weight", "gradient_norm"} <= set(sink.tags("train"))
+
+
+def test_the_graph_of_a_model_in_torchscript_is_refused_with_a_reason():
+    model = scripted(nn.Linear(4, 3))
+    with Monitor(model, sink=MemorySink()) as monitor:
+        model(torch.ones(2, 4))
+        with pytest.warns(TorchboardWarning, match="TorchScript takes no hooks"):
+            monitor.log_epoch()
+
+
+def test_layers_above_the_limit_and_layers_in_torchscript_are_told_together():
+    (text,) = told(logged(Partly(), max_layers=1))
+    assert "1 of 2 are captured" in text and "`several`, `one`" in text

@@ -1,0 +1,173 @@
+"""Norms of the gradients as backward passes leave them, before anything else changes them.
+
+Read once, when a step's last backward pass has ended, after gradients were reduced and accumulated: one reduction of each
+gradient on its device, and nothing waits. What is kept is a sum of squares for each gradient over the captured steps. Sums
+of squares add up over shards, so those of all ranks make the whole norm, without a collective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchboard.capture.ranks.parts import part_of
+from torchboard.capture.snapshot import HostCopy
+from torchboard.capture.tensors import measurable
+
+
+class GradientPart(NamedTuple):
+    """What of a gradient this process has.
+
+    Attributes:
+        name: the parameter's.
+        place: which of its shards; None for a whole one.
+        share: how much of its elements: 1 for a whole one.
+        counts: whether the process is the one of several with this shard that counts.
+    """
+
+    name: str
+    place: str | None
+    share: float
+    counts: bool
+
+
+class Share(NamedTuple):
+    """What another rank had of a gradient that is in a group, and the sum of squares of that."""
+
+    gradient: int
+    place: str
+    share: float
+    square: float
+
+
+Shares = Mapping[str, tuple[int, Sequence[Share]]]
+"""Group -> how many steps used it on a rank, and what the rank had of its sharded gradients."""
+
+
+@dataclass(frozen=True)
+class BackwardSums:
+    """Sums of squares of gradients over steps, on their way to the host.
+
+    Attributes:
+        groups: a digest of the names of gradients that an optimizer used together, alike on all ranks -> these gradients.
+        copy: an array a group: a sum for each gradient, and at the end the number of steps.
+        others: what other ranks had of the same gradients.
+    """
+
+    groups: Mapping[str, tuple[GradientPart, ...]]
+    copy: HostCopy
+    others: tuple[Shares, ...] = ()
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether other ranks have parts of these gradients."""
+        return any(part.place is not None for parts in self.groups.values() for part in parts)
+
+    def shares(self) -> Shares:
+        """What this process has of sharded gradients, for rank 0. Waits for the copy."""
+        found = {}
+        for (group, parts), (*squares, steps) in zip(self.groups.items(), self.copy.wait()):
+            mine = [
+                Share(number, part.place, part.share, float(square))
+                for number, (part, square) in enumerate(zip(parts, squares))
+                if part.place is not None and part.counts
+            ]
+            found[group] = int(steps), mine
+        return found
+
+    def norm(self) -> float | None:
+        """The norm of all gradients together, of each the root mean square over its steps. Waits for the copy.
+
+        Where a rank's share of a gradient did not come, it is taken to be as large as the others. None where no step was
+        seen, or ranks saw different ones.
+        """
+        totals: dict[str, tuple[float, float]] = {}
+        for (group, parts), (*squares, steps) in zip(self.groups.items(), self.copy.wait()):
+            others = [shares[group] for shares in self.others if group in shares]
+            if any(count != int(steps) for count, _ in others):
+                return None
+            for name, square in _whole_squares(parts, squares, [shares for _, shares in others]):
+                total, count = totals.get(name, (0.0, 0.0))
+                totals[name] = total + square, count + float(steps)
+        means = [square / steps for square, steps in totals.values() if steps]
+        return math.sqrt(sum(means)) if means else None
+
+
+def _whole_squares(
+    parts: Sequence[GradientPart], squares: Sequence[float], others: Iterable[Sequence[Share]]
+) -> Iterator[tuple[str, float]]:
+    """Name and sum of squares of each gradient, of all its shards, each of which counts once."""
+    known = [{part.place: (part.share, float(square))} for part, square in zip(parts, squares)]
+    for shares in others:
+        for number, place, share, square in shares:
+            if parts[number].place is not None:
+                known[number].setdefault(place, (share, square))
+    for part, places in zip(parts, known):
+        share = sum(share for share, _ in places.values())
+        if share:
+            yield part.name, sum(square for _, square in places.values()) / share
+
+
+class BackwardNorms:
+    """The norms of the gradients as each step's last backward pass left them.
+
+    Known where all gradients lie on one device and can be measured, in whole or in shards; unknown where one is complex, or
+    a sum whose terms several ranks hold (``Partial``).
+    """
+
+    def __init__(self) -> None:
+        self._norms: dict[int, Tensor] = {}
+        self._parts: dict[str, tuple[GradientPart, ...]] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def note(self, parameters: Iterable[nn.Parameter]) -> None:
+        """A backward pass has ended. Two launches; waits for nothing."""
+        self._norms = {}
+        gradients = {id(weight): weight.grad for weight in parameters if weight.grad is not None}
+        plain = [measurable(gradient) for gradient in gradients.values()]
+        local = [gradient for gradient in plain if gradient is not None and gradient.is_floating_point()]
+        if len(local) == len(gradients) and len({gradient.device for gradient in local}) == 1:
+            wide = max((torch.float32, *(gradient.dtype for gradient in local)), key=lambda dtype: dtype.itemsize)
+            self._norms = dict(zip(gradients, torch._foreach_norm(local, 2.0, dtype=wide)))
+
+    def step(self, used: Sequence[tuple[str, nn.Parameter]], divisor: Tensor | None) -> None:
+        """Counts the step of an optimizer.
+
+        Args:
+            used: the parameters that it holds and that have a gradient, and their names.
+            divisor: what the gradients were multiplied with for the backward pass; NaN if the step is skipped.
+        """
+        norms = [self._norms.pop(id(weight), None) for _, weight in used]
+        if not norms or any(norm is None for norm in norms):
+            return
+        squares = torch.stack(norms).square()
+        if divisor is not None:
+            squares = squares / divisor.reshape(()).to(squares.device, non_blocking=True) ** 2
+        total = squares.sum(0, keepdim=True)
+        counts = total == total
+        entry = torch.cat((torch.where(counts, squares, 0.0), counts.to(squares.dtype)))
+        group = blake2b("\0".join(name for name, _ in used).encode(), digest_size=8).hexdigest()
+        if group not in self._parts:
+            self._parts[group] = tuple(_part(name, weight.grad) for name, weight in used)
+        known = self._sums.get(group)
+        self._sums[group] = entry if known is None else known + entry
+
+    def collect(self) -> BackwardSums:
+        """What there is since the last call; begins anew."""
+        sums = BackwardSums(self._parts, HostCopy([*self._sums.values()]))
+        self._norms, self._parts, self._sums = {}, {}, {}
+        return sums
+
+
+def _part(name: str, gradient: Tensor) -> GradientPart:
+    part = part_of(gradient)
+    if part is None:
+        return GradientPart(name, None, 1.0, True)
+    local = measurable(gradient)
+    return GradientPart(name, part.place, local.numel() / max(gradient.numel(), 1), part.counts)
