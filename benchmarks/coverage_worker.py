@@ -139,7 +139,8 @@ def plain_differs_from_itself(
 
 
 class Expected:
-    """What there is to see: every module's outputs, and the gradients that reach copies of them.
+    """What there is to see: every module's outputs, and the gradients that reach them, also from what the module itself goes
+    on to do with a tensor that it returns.
 
     Containers whose output is their last child's are left out, TorchScript modules, which take no hooks, and tensors that
     have no real elements in memory.
@@ -209,12 +210,12 @@ class Expected:
         if not tags or not tensor.requires_grad:
             return tensor
         if id(tensor) not in copies:
-            copies[id(tensor)] = tensor.clone()
 
             def arrived(gradient: Tensor) -> None:
                 self.gradients.update(dict.fromkeys(tags, gradient.numel()))
 
-            copies[id(tensor)].register_hook(arrived)
+            tensor.register_hook(arrived)
+            copies[id(tensor)] = tensor.clone()
         return copies[id(tensor)]
 
 

@@ -62,8 +62,8 @@ def report(found: dict[str, Figures], wanted: int, seconds: float) -> str:
                 "models on these small inputs, processor time, one thread, one pass each)."
                 if armed
                 else "",
-                "What is expected is counted with every output replaced by a clone. A layer that itself goes on with the tensor "
-                "that it returns then shows fewer gradients of its output than a hook sees, of that use.",
+                "What is expected of gradients is what autograd gives at the tensors that modules return; a clone of each goes "
+                "on in its place.",
                 "Not right:\n\n" + ("\n".join(_faults(trained)) or "none"),
                 "Not trained here:\n\n" + ("\n".join(_untrained(found)) or "none"),
             ],

@@ -228,6 +228,21 @@ def test_a_window_waits_for_every_optimizer_of_the_model():
     ]
 
 
+def test_every_parameter_group_has_a_learning_rate_as_its_scheduler_left_it():
+    sink, model = MemorySink(), Net()
+    groups = [{"params": model.conv.parameters()}, {"params": model.head.parameters(), "lr": 0.4, "name": "head"}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.5**epoch])
+    with Monitor(model, sink=sink) as monitor:
+        for _ in range(3):
+            model(torch.randn(4, 1, 8, 8)).sum().backward()
+            optimizer.step()
+            monitor.log_epoch()
+            scheduler.step()
+    assert scalars(sink, "epoch_learning_rate_0") == [(0, 0.1), (1, 0.1), (2, 0.1)]
+    assert scalars(sink, "epoch_learning_rate_head") == [(0, 0.4), (1, 0.2), (2, 0.1)]
+
+
 def test_steps_that_no_optimizer_shows_are_told_by_log_batch():
     sink, model = MemorySink(), Net()
     with Monitor(model, sink=sink, capture=Capture(every=2)) as monitor:

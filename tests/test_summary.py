@@ -43,6 +43,23 @@ def test_a_tutorials_learning_rate_is_logged_as_written(tmp_path):
     file_writer.close()
 
 
+def test_a_tutorials_plots_are_logged_as_written(tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plot_to_image = summary.plot_to_image
+    file_writer = summary.create_file_writer(str(tmp_path) + "/plots")
+    figure = plt.figure(figsize=(3, 2), dpi=100)
+    plt.imshow(np.eye(4), cmap=plt.cm.Blues)
+    with file_writer.as_default():
+        summary.image("Training data", plot_to_image(figure), step=0)
+    assert not plt.get_fignums()
+    (shown,) = read(tmp_path).images("Training data", run="plots").values
+    assert shown.pixels.shape == (1, 200, 300, 4)
+    assert {(255, 255, 255, 255), (8, 48, 107, 255)} <= set(map(tuple, shown.pixels.reshape(-1, 4).tolist()))
+    with pytest.raises(InvalidValueError, match="no figure"):
+        plot_to_image(np.eye(3))
+    file_writer.close()
+
+
 def test_without_a_default_writer_nothing_is_written_and_nothing_is_asked():
     assert summary.scalar("loss", 1.0) is False
     assert summary.image("picture", np.zeros(3)) is False

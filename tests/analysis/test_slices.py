@@ -78,6 +78,7 @@ def test_the_charts_find_the_curves():
     for chart in category.charts:
         if isinstance(chart, MarginChart):
             assert set(chart.series[0]) <= tags
+            assert not set(chart.series[0]) & set(sink.tags("train/fair.ness_m")), "the page complains of some of three"
         else:
             found = [tag for tag in tags if re.match(chart.tags[0], tag)]
             expected = (
@@ -85,6 +86,20 @@ def test_the_charts_find_the_curves():
             )
             assert sorted(found) == sorted(expected)
     assert len(category.charts) == 1 + 2 * len(RATES)
+
+
+def test_a_band_has_its_three_curves_at_the_same_steps():
+    sink = MemorySink()
+    with Monitor(nn.Linear(1, 1), sink=sink) as monitor:
+        for scores in (SCORES, [0.9] + [0.1] * 7, SCORES):  # no precision among the men of the second epoch
+            monitor.log_slices(TARGETS, scores, SEX)
+            monitor.log_epoch()
+    ((_, layout),) = sink.series(LAYOUT_TAG, "train/slices_f")[:1]
+    bands = [chart.series[0] for chart in layout.categories[0].charts if isinstance(chart, MarginChart)]
+    steps = {band: [[step for step, _ in sink.series(tag, "train")] for tag in band] for band in bands}
+    assert all(least == middle == greatest for least, middle, greatest in steps.values())
+    assert steps["slices/precision/all", "slices/precision/least", "slices/precision/greatest"][0] == [0, 2]
+    assert [step for step, _ in sink.series("slices/precision", "train")] == [0, 1, 2]
 
 
 def test_the_table_and_the_picture_hold_every_slice():

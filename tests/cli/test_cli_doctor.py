@@ -11,7 +11,7 @@ from handmade import event, records, scalar, start, write
 
 from torchboard import Monitor, proto
 from torchboard.cli import main
-from torchboard.values import Histogram, Image, Scalar, Text
+from torchboard.values import Event, Histogram, Image, Scalar, Text, encode
 from torchboard.values.hparams import (
     EXPERIMENT_TAG,
     SESSION_END_TAG,
@@ -208,8 +208,9 @@ def test_an_empty_log_and_an_empty_run(tmp_path, capsys):
     assert findings(tmp_path, capsys) == ["a: 1 event file: there is no value: an empty run is listed; remove it"]
 
 
-def trial(step=0, **hparams):
-    return event(step, SESSION_START_TAG, SessionStart(hparams, "group", 1.0))
+def trial(**hparams):
+    pairs = ((SESSION_START_TAG, SessionStart(hparams, "group", 1.0)), (SESSION_END_TAG, SessionEnd(True, 2.0)))
+    return encode(Event(0, 1000.0, pairs))[0]
 
 
 def experiment(hparams, metrics):
@@ -223,6 +224,10 @@ def experiment(hparams, metrics):
         ({".": [experiment(["lr"], [("", "acc")])]}, [".: hparams: an experiment is declared and no run has"]),
         ({"a": [trial(lr=1.0)]}, ["a: hparams: hyperparameters without a metric: their row is empty"]),
         ({"a": [trial(lr=1.0)], "a/eval": [scalar(0)]}, []),
+        (
+            {"a": [event(0, SESSION_START_TAG, SessionStart({"lr": 1.0}, "group", 1.0)), scalar(0)]},
+            ["a: hparams: the trial has not ended, and no writer of torchboard's on this machine holds it"],
+        ),
         ({"a": [trial(lr=1.0)], "b": [scalar(0)]}, ["a: hparams: hyperparameters without a metric"]),
         ({".": [trial(lr=1.0), scalar(0)]}, [".: hparams: the trial lies in the log directory itself"]),
         (

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
 from handmade import scalar, write
 
 from torchboard.cli import main
 from torchboard.cli.progress import progress
 from torchboard.cli.terminal import duration, size, table
+from torchboard.hparams import Trial
+
+KILLED = """
+import os, sys
+from torchboard.hparams import Trial
+Trial(sys.argv[1], {"lr": 0.1}).__enter__()
+os.kill(os.getpid(), 9)
+"""
 
 
 def test_runs_tags_kinds_points_steps_sizes_and_times(log, capsys, monkeypatch):
@@ -21,6 +33,21 @@ def test_runs_tags_kinds_points_steps_sizes_and_times(log, capsys, monkeypatch):
     assert ["notes", "text", "1", "7..7"] in [row[:4] for row in rows]
     assert [row[0] for row in rows if row and row[0] in ("train", "validation")] == ["train", "validation"]
     assert rows[2][-1].endswith(":43")
+
+
+def test_a_trial_that_runs_is_told_from_one_whose_process_was_killed(tmp_path, capsys):
+    with Trial(tmp_path / "good", {"lr": 0.1}):
+        pass
+    with pytest.raises(RuntimeError), Trial(tmp_path / "bad", {"lr": 0.1}):
+        raise RuntimeError
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")])
+    with Trial(tmp_path / "live", {"lr": 0.1}):
+        assert main(["ls", str(tmp_path)]) == 0
+        listed = dict(re.findall(r"^(\w+)  \(.*; trial (.+)\)$", capsys.readouterr().out, re.MULTILINE))
+        assert listed == {"bad": "failed", "good": "succeeded", "killed": "not ended", "live": "running"}
+        assert main(["doctor", str(tmp_path)]) == 1
+        complaints = [line for line in capsys.readouterr().out.splitlines() if "has not ended" in line]
+        assert [line.split(":")[0] for line in complaints] == ["killed"]
 
 
 def test_globs_choose_runs_and_tags(log, capsys):

@@ -12,8 +12,11 @@ import pytest
 from serving import Board, tensorboard, until
 from torch import nn
 
-from torchboard import Monitor, SummaryWriter
+from torchboard import Monitor, SummaryWriter, proto
+from torchboard.eventfile.framing import frame
 from torchboard.hparams import Discrete, HParam, IntInterval, Metric, RealInterval, Trial, grid, hparams_config
+from torchboard.values import Event, Scalar, Value, encode
+from torchboard.values.hparams import SESSION_END_TAG, SESSION_START_TAG, SessionEnd, SessionStart
 
 EVERY_STATUS = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 LISTING = {"aggregationType": "AGGREGATION_AVG", "startIndex": 0, "sliceSize": 100, "colParams": []}
@@ -173,3 +176,51 @@ def test_repetitions_with_one_id_are_one_row(page, tmp_path):
         request = json.dumps({"allowedStatuses": EVERY_STATUS, **LISTING})
         (group,) = board.plugin("hparams", "session_groups", request=request)["sessionGroups"]
         assert [metric["value"] for metric in group["metricValues"]] == [1.0]
+
+
+def append(path: Path, *pairs: tuple[str, Value], status: str = "", again: bool = False) -> None:
+    """Adds events to a file by hand: where the run starts again, and values, an end of a trial with another status."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    messages = [] if path.exists() else [proto.Event(wall_time=1.0, file_version="brain.Event:2")]
+    if again:
+        messages += 2 * [proto.Event(wall_time=2.0, session_log=proto.SessionLog(status=proto.SessionLog.START))]
+    for step, pair in enumerate(pairs):
+        (message,) = encode(Event(step, 2.0, (pair,)))
+        if status and pair[0] == SESSION_END_TAG:
+            (value,) = message.summary.value
+            content = proto.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+            field = content.session_end_info.DESCRIPTOR.fields_by_name["status"]
+            content.session_end_info.status = field.enum_type.values_by_name[status].number
+            value.metadata.plugin_data.content = content.SerializeToString()
+        messages.append(message)
+    with path.open("ab") as stream:
+        stream.write(b"".join(frame(message.SerializeToString()) for message in messages))
+
+
+def test_a_trial_that_was_said_to_run_is_never_said_to_have_ended(page, tmp_path):
+    """Why no end with the status RUNNING is written while a trial runs: no form of it can be taken back."""
+    begin, end = (SESSION_START_TAG, SessionStart({"lr": 0.1}, "", 1.0)), (SESSION_END_TAG, SessionEnd(True, 3.0))
+    trials = {name: tmp_path / "log" / name for name in ("silent", "same", "beside", "again")}
+    for name, run in trials.items():
+        append(
+            run / "events.out.tfevents.1", begin, *([end] if name in ("same", "again") else []), status="STATUS_RUNNING"
+        )
+    append(trials["beside"] / "events.out.tfevents.2", end, status="STATUS_RUNNING")
+
+    def statuses(board: Board) -> dict[str, str]:
+        return {name: row["status"].removeprefix("STATUS_") for name, row in rows(board).items()}
+
+    with page() as board:
+        board.allowed = ["Purging"]
+        before = {"silent": "UNKNOWN", "same": "RUNNING", "beside": "RUNNING", "again": "RUNNING"}
+        until(lambda: statuses(board), lambda found: found == before)
+        (trials["beside"] / "events.out.tfevents.2").unlink()
+        for name, run in trials.items():
+            append(run / "events.out.tfevents.3", begin, end, ("loss", Scalar(1.0)), again=name == "again")
+        read = {"silent", "same", "again"}  # the Python loader reads no more of a run whose newest file was deleted
+        until(lambda: rows(board), lambda found: all(found[name]["metrics"] for name in read))
+        assert statuses(board) == {**before, "silent": "SUCCESS"}
+    with page() as board:
+        board.allowed = ["Purging"]
+        await_rows(board, metrics=4)
+        assert statuses(board) == {**before, "silent": "SUCCESS", "beside": "SUCCESS"}

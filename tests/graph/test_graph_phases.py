@@ -47,6 +47,8 @@ def test_training_and_evaluation_are_two_graphs_in_two_runs():
         assert step == 0
         (convolution,) = (node for node in graph.nodes if node.op == "conv2d")
         assert convolution.output_shapes[0][0] == size
+        norms = [dict(node.attributes)["training"] for node in graph.nodes if node.op == "batch_norm"]
+        assert norms and set(norms) == {str(run == "train")}
         assert {tag for tag in sink.tags(run) if tag in ("step1", "model", "run/layers")} == {
             "step1",
             "model",

@@ -1,4 +1,4 @@
-"""The digits job as a person sees it: TensorBoard's own pages, drawn by a browser."""
+"""The digits job as a person sees it: TensorBoard's own pages, drawn by a browser, with either reader of event files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import numpy as np
 import PIL.Image
 import pytest
-from browser import Page, chromium
+from browser import Page
 from digits_job import EPOCHS, digits_job
 from selenium.webdriver.common.by import By
 from serving import tensorboard, until
@@ -25,12 +25,8 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def window(digits, tmp_path_factory):
-    scratch = tmp_path_factory.mktemp("browser")
-    with (
-        chromium(scratch / "profile") as driver,
-        tensorboard(digits.log_dir, "default", scratch / "output.txt") as board,
-    ):
+def window(digits, driver, loader, tmp_path_factory):
+    with tensorboard(digits.log_dir, loader, tmp_path_factory.mktemp("served") / "output.txt") as board:
         for run in ("train", "validation"):
             board.await_points(run, "epoch_loss", EPOCHS - 1)
         board.await_histograms("train", "parameters/head/bias", EPOCHS - 1)
@@ -172,7 +168,7 @@ def test_the_graph_page_draws_the_layers_and_blocks_of_one_structure_in_one_colo
     assert until(card, lambda text: "Conv2d(1, 16" in text)
 
 
-def test_the_graph_page_colours_the_operations_by_compute_time_and_memory(page):
+def test_the_graph_page_colours_the_operations_by_compute_time_memory_and_device(page):
     page.open("graphs")
     expand(page, "DigitNet")
     tags = "return deep('tf-graph-controls')[0].datasets[0].tags.map(tag => tag.tag)"
@@ -191,3 +187,6 @@ def test_the_graph_page_colours_the_operations_by_compute_time_and_memory(page):
     for colouring in ("compute_time", "memory"):
         assert until(lambda: colours(colouring), lambda found: found[1] and is_coloured(found[1]))  # noqa: B023
         page.keep(f"graph_{colouring}")
+    assert until(lambda: colours("device"), lambda found: all(fill and "#device-DigitNet/" in fill for fill in found))
+    legend = "return deep('tf-graph-controls')[0].colorByParams.device.map(entry => entry.device)"
+    assert page.ask(legend) == ["/device:CPU:0"]

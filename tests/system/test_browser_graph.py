@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from browser import Page, chromium
+from browser import Page
 from serving import tensorboard, until
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -42,7 +42,7 @@ def many_blocks() -> RecordedGraph:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(driver, tmp_path_factory):
     directory = tmp_path_factory.mktemp("graphs")
     torch.manual_seed(0)
     model = Net()
@@ -56,11 +56,7 @@ def page(tmp_path_factory):
         monitor.log_epoch()
     with SummaryWriter(directory / "large") as writer:
         writer.add_graph(many_blocks())
-    scratch = tmp_path_factory.mktemp("browser")
-    with (
-        chromium(scratch / "profile") as driver,
-        tensorboard(directory, "default", scratch / "output.txt") as board,
-    ):
+    with tensorboard(directory, "default", tmp_path_factory.mktemp("served") / "output.txt") as board:
         until(lambda: set(board.plugin("graphs", "info")) == {"large", "step/train"})
         window = Page(driver, board)
         yield window

@@ -1,4 +1,7 @@
-"""The tabs that the digits job leaves empty, fed and drawn: trials, points, curves with limits, sound and meshes."""
+"""The tabs that the digits job leaves empty, fed and drawn: trials, points, curves with limits, sound and meshes.
+
+A browser shows each of them twice, on TensorBoards with either reader of event files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 
 import pytest
 import torch
-from browser import Page, chromium
+from browser import Page
 from serving import tensorboard, until
 from torch import nn
 
@@ -41,13 +44,18 @@ def run(log_dir, number, choice):
 
 
 @pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    log_dir, scratch = tmp_path_factory.mktemp("log"), tmp_path_factory.mktemp("browser")
+def log_dir(tmp_path_factory):
+    log_dir = tmp_path_factory.mktemp("log")
     metrics = [Metric("epoch_accuracy", "validation", "accuracy"), Metric("epoch_loss", "validation", "loss")]
     hparams_config(log_dir, [RATE, UNITS, OPTIMIZER], metrics)
     for number, choice in enumerate(TRIALS):
         run(log_dir / str(number), number, choice)
-    with chromium(scratch / "profile") as driver, tensorboard(log_dir, "default", scratch / "output.txt") as board:
+    return log_dir
+
+
+@pytest.fixture(scope="module")
+def window(log_dir, driver, loader, tmp_path_factory):
+    with tensorboard(log_dir, loader, tmp_path_factory.mktemp("served") / "output.txt") as board:
         board.await_points("3/validation", "epoch_loss", 2)
         until(lambda: board.get("plugins_listing"), lambda plugins: plugins["projector"]["enabled"])
         yield Page(driver, board)
@@ -102,6 +110,7 @@ def test_the_projector_lists_every_epoch_and_draws_the_points(page):
     text = "return deep('*').filter(shown).map(e => e.childElementCount ? '' : e.textContent.trim()).join(' ')"
     counts = re.compile(rf"3 tensors found.* {POINTS}\s+8 ", re.DOTALL)  # points, dimensions
     until(lambda: page.ask(text), counts.search)
+    until(lambda: page.ask("return deep('div').some(e => /variance described: [\\d.]+%/.test(e.textContent))"))
     names = [f"activations/0:{epoch:05}" for epoch in range(3)]
     assert all(name in page.ask("return deep('paper-item').map(e => e.textContent).join(' ')") for name in names)
 
@@ -112,6 +121,7 @@ def test_curves_of_slices_are_drawn_with_their_limits(page):
         [drawn('path.line', card, 30).length, drawn('path', card, 30).length])"""
     found = until(lambda: page.ask(drawings), lambda found: len(found) == 5 and all(line for line, _ in found))
     assert all(line >= 1 and paths > line for line, paths in found)
+    assert "Missing Tags" not in page.ask("return deep('.collapsible-list-title').map(e => e.textContent).join(' ')")
 
 
 def test_precision_and_recall_are_a_curve(page):

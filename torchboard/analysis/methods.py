@@ -146,9 +146,10 @@ class AnalysisMethods:
         A binary classifier's rates are ``accuracy``, ``positive_rate``, ``true_positive_rate``, ``false_positive_rate`` and
         ``precision``; one of more classes has its ``accuracy``. The scalar ``<tag>/<rate>`` is written to the run of the
         current phase for all examples, and for each slice to a run of its own below it, ``<tag>_<slice>``, so that the
-        curves lie over each other. Beside them ``<tag>/<rate>/gap`` (the greatest minus the least), ``/least`` and
+        curves lie over each other. Beside them ``<tag>/<rate>/gap`` (the greatest minus the least), ``/least``, ``/all`` and
         ``/greatest``, ``<tag>/table``, ``<tag>/figure``, and charts on the Custom Scalars dashboard. A rate of no example,
-        as the true positive rate of a slice without positives, is left out.
+        as the true positive rate of a slice without positives, is left out, and of one that fewer than two slices have the
+        comparison.
 
         The caller waits for tensors on a device, and for about 0.3 s of drawing.
 

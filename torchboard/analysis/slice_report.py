@@ -58,6 +58,7 @@ def _scalars(tag: str, rates: Rates) -> Pairs:
 
 
 def _gaps(tag: str, rates: Mapping[str, Rates], overall: Rates) -> Iterator[tuple[str, Value]]:
+    """What compares the slices: of a rate that fewer than two of them have, nothing."""
     for name in overall:
         found = [of_slice[name] for of_slice in rates.values()]
         distance = gap(found)
@@ -65,15 +66,20 @@ def _gaps(tag: str, rates: Mapping[str, Rates], overall: Rates) -> Iterator[tupl
             values = [rate.value for rate in found if rate.of]
             yield f"{tag}/{name}/gap", Scalar(distance)
             yield f"{tag}/{name}/least", Scalar(min(values))
+            yield f"{tag}/{name}/all", Scalar(overall[name].value)
             yield f"{tag}/{name}/greatest", Scalar(max(values))
 
 
 def _layout(tag: str, overall: Rates) -> Layout:
-    """For every rate a chart of all slices and one of the band that they are in, and a chart of all gaps."""
+    """For every rate a chart of all slices and one of the band that they are in, and a chart of all gaps.
+
+    The three tags of a band are in no slice's run, and at the same steps: the page complains of a run with some of them, and
+    draws no band whose steps differ.
+    """
     charts: list[MultilineChart | MarginChart] = [MultilineChart("gaps", (f"{re.escape(tag)}/[a-z_]+/gap$",))]
     for name in overall:
         charts.append(MultilineChart(name, (f"{re.escape(tag)}/{name}$",)))
-        band = (f"{tag}/{name}", f"{tag}/{name}/least", f"{tag}/{name}/greatest")
+        band = (f"{tag}/{name}/all", f"{tag}/{name}/least", f"{tag}/{name}/greatest")
         charts.append(MarginChart(f"{name}, from the least to the greatest", (band,)))
     return Layout((Category(tag, tuple(charts)),))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torchboard.cli.checks import Finding
 from torchboard.cli.terminal import count
+from torchboard.cli.trials import UNENDED, fate
 from torchboard.errors import TorchboardError
 from torchboard.reader import Reader
 from torchboard.values.hparams import (
@@ -32,6 +33,7 @@ class _Trials:
 
     sessions: dict[str, SessionStart]
     ended: set[str]
+    unended: list[str]
     experiments: dict[str, Experiment]
     scalars: dict[str, dict[str, int]]  # run -> tag -> largest step
 
@@ -50,12 +52,20 @@ def check_hparams(reader: Reader) -> Iterator[Finding]:
     """What is wrong with the trials of a log; nothing if it has none."""
     trials = _trials(reader)
     if trials.sessions or trials.ended or trials.experiments:
-        for check in (_no_trial, _no_metrics, _undeclared, _declared_metrics, _several_experiments, _far_steps):
+        for check in (
+            _no_trial,
+            _no_end,
+            _no_metrics,
+            _undeclared,
+            _declared_metrics,
+            _several_experiments,
+            _far_steps,
+        ):
             yield from check(trials)
 
 
 def _trials(reader: Reader) -> _Trials:
-    trials = _Trials({}, set(), {}, {})
+    trials = _Trials({}, set(), [run for run in reader.runs if fate(reader, run) == UNENDED], {}, {})
     for run in reader.runs:
         columns = reader.index(run).columns
         trials.scalars[run] = {
@@ -98,6 +108,15 @@ def _no_trial(trials: _Trials) -> Iterator[Finding]:
                 f"scalar {tag!r} is a declared metric, but neither this run nor one above it has hyperparameters",
                 "log them there, so that it is in the table",
             )
+
+
+def _no_end(trials: _Trials) -> Iterator[Finding]:
+    for run in trials.unended:
+        yield _finding(
+            run,
+            "the trial has not ended, and no writer of torchboard's on this machine holds it: its status stays unknown",
+            "begin it again with the same hyperparameters, or remove it, if its process was killed",
+        )
 
 
 def _no_metrics(trials: _Trials) -> Iterator[Finding]:

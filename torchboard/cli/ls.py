@@ -10,6 +10,7 @@ import numpy as np
 
 from torchboard.cli.log import add_globs, load, nbytes, no_tag, open_log, warn_of_problems
 from torchboard.cli.terminal import count, duration, moment, plain, size, table
+from torchboard.reader import Reader
 from torchboard.reader.index import RunIndex
 
 _HEADINGS = ("tag", "kind", "points", "steps", "last written")
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         if not rows and (options.run, options.tag) != ("*", "*"):
             continue
         seen.append(name)
-        print(f"{plain(name)}  ({_about(index)})")
+        print(f"{plain(name)}  ({_about(index)}{_trial(reader, name)})")
         for line in table([_HEADINGS, *rows], right=(2, 3)) if rows else []:
             print(f"  {line}")
         print()
@@ -63,3 +64,13 @@ def _about(index: RunIndex) -> str:
         first, last = float(together.min()), float(together.max())
         words.append(f"{moment(first)} to {moment(last)}, {duration(last - first)}")
     return ", ".join(words)
+
+
+def _trial(reader: Reader, run: str) -> str:
+    """What became of the run's trial, to be added to what is said of the run."""
+    if all(plugin != "hparams" for _, plugin in reader.index(run).columns):
+        return ""
+    from torchboard.cli.trials import fate
+
+    found = fate(reader, run)
+    return f"; trial {found}" if found else ""

@@ -12,6 +12,7 @@ without a default writer, or where ``record_if`` says not to. Semantics: TensorF
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchboard import proto
-from torchboard.arrays import to_array
+from torchboard.arrays import draw_figure, to_array
 from torchboard.errors import InvalidValueError
 from torchboard.summary.defaults import (
     FileWriter,
@@ -45,6 +46,7 @@ from torchboard.values.text import to_text
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     ArrayLike = torch.Tensor | np.ndarray | Sequence[Any]
 
@@ -60,6 +62,7 @@ __all__ = [
     "image",
     "mesh",
     "name_scope",
+    "plot_to_image",
     "pr_curve",
     "record_if",
     "scalar",
@@ -126,6 +129,18 @@ def image(
         step,
         description,
     )
+
+
+def plot_to_image(figure: Figure) -> np.ndarray:
+    """A matplotlib figure as ``image`` takes it, uint8[1, height, width, 4]; pyplot forgets the figure, as in the tutorial.
+
+    Raises:
+        InvalidValueError: it is no figure.
+    """
+    pixels = draw_figure(figure)[None]
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    return pixels
 
 
 def audio(
