@@ -79,7 +79,9 @@ def measure(script: str, jobs: list[str], kept: Kept, seconds: float) -> None:
             for job in portion:
                 line = worker.stdout.readline() if select.select([worker.stdout], [], [], seconds)[0] else ""
                 figures = json.loads(line) if line else {"lost": f"no answer in {seconds:.0f} s, or the process died"}
-                if job != portion[0] and _is_short_of_memory(figures):  # which earlier jobs may hold: once more, and first
+                if job != portion[0] and _is_short_of_memory(
+                    figures
+                ):  # which earlier jobs may hold: once more, and first
                     worker.kill()
                     break
                 kept.add(waiting.pop(0), figures)

@@ -268,7 +268,10 @@ def test_rows_packed_on_their_device_give_the_same_norms():
         return SketchSnapshot(whole.tags, to_host(table.read(), packed=True))
 
     whole, packed = (
-        {tag: value.value for tag, value in Norms((snapshot(is_packed),), {"a": 50}, BackwardNorms().collect(), False).settle()}
+        {
+            tag: value.value
+            for tag, value in Norms((snapshot(is_packed),), {"a": 50}, BackwardNorms().collect(), False).settle()
+        }
         for is_packed in (False, True)
     )
     assert whole == packed and set(whole) == {"gradient_norm", "update_ratio/a"}

@@ -8,9 +8,9 @@ the process ends. It is not seen from other machines, and other writers hold non
 from __future__ import annotations
 
 from torchboard.cli.log import directory_of
-from torchboard.errors import RunInUseError, TorchboardError
+from torchboard.errors import TorchboardError
 from torchboard.reader import Reader
-from torchboard.sink.ownership import disown, own
+from torchboard.sink.ownership import is_owned
 from torchboard.values.hparams import SESSION_END_TAG, SESSION_START_TAG, SessionEnd
 
 RUNNING, UNENDED = "running", "not ended"
@@ -19,7 +19,7 @@ RUNNING, UNENDED = "running", "not ended"
 def fate(reader: Reader, run: str) -> str | None:
     """``"succeeded"``, ``"failed"``, ``"running"`` or ``"not ended"`` of the trial in a run; None where there is none.
 
-    Of one that has not ended the directory is locked for a moment to find out.
+    Whether one that has not ended runs is told by the lock on its directory.
     """
     tags = {tag for tag, plugin in reader.index(run).columns if plugin == "hparams"}
     if SESSION_START_TAG not in tags:
@@ -34,13 +34,7 @@ def fate(reader: Reader, run: str) -> str | None:
 
 
 def _is_written(directory: str) -> bool:
-    """Whether a process holds a directory to write in it."""
     try:
-        owner = own(directory)
-    except RunInUseError:
-        return True
+        return is_owned(directory)
     except OSError:
         return False
-    if owner is not None:
-        disown(owner)
-    return False
