@@ -1,4 +1,4 @@
-"""One browser for all pages, and TensorBoard's two readers."""
+"""A browser, and TensorBoard's two readers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def loader(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """The browser."""
+    """The browser of a file's tests; a page that moves would take a core for as long as it is open."""
     with chromium(tmp_path_factory.mktemp("browser")) as chrome:
         yield chrome
