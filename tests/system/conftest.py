@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from browser import chromium
-from selenium import webdriver
 from serving import LOADERS
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 
 @pytest.fixture(scope="module", params=LOADERS)
@@ -19,5 +21,7 @@ def loader(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """The browser of a file's tests; a page that moves would take a core for as long as it is open."""
+    from browser import chromium
+
     with chromium(tmp_path_factory.mktemp("browser")) as chrome:
         yield chrome
