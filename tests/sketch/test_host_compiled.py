@@ -166,3 +166,13 @@ def test_what_needs_more_care_is_left_to_torch():
     for row, tensor in enumerate([torch.ones(3), torch.tensor([1e300], dtype=torch.float64), torch.arange(3)]):
         assert host_compiled.fold(rows.buffers, row, tensor) == host_compiled.NOT_DONE
     assert torch.equal(rows.moments, before)
+
+
+@needs_it
+def test_of_many_those_that_need_more_care_are_folded_too():
+    rows = blank_rows(3, CPU)
+    together = [torch.arange(5), torch.tensor([1e-300], dtype=torch.float64), torch.ones(4)]
+    host_compiled.observe_many_(*rows.buffers, [0, 1, 2], together)
+    later = [torch.randn(7), torch.tensor([1e300, 2e300], dtype=torch.float64), torch.ones(6)]
+    host_compiled.observe_many_(*rows.buffers, [0, 1, 2], later)
+    assert rows.moments[:, layout.COUNT].tolist() == [12, 3, 10]
