@@ -12,7 +12,6 @@ rows differ in pivot or scale. Parameters that rank 0 has whole are not sent.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +27,7 @@ from torchboard.capture.norms import Norms
 from torchboard.capture.ranks.backward import with_shares
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.parts import Part, ranks_of_one_batch
+from torchboard.capture.ranks.posts import packed, unpacked
 from torchboard.capture.ranks.units import with_units
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.sketches import SketchSnapshot
@@ -182,17 +182,13 @@ def _packed(rows: Iterable[_Row]) -> bytes:
         np.array([row.moments for row in rows], np.float64).reshape(-1, layout.SLOTS),
         np.array([row.parameters for row in rows], np.float64).reshape(-1, layout.PARAMETERS),
     )
-    names = json.dumps([(row.phase, row.tag, row.part.holders, row.part.place, row.note) for row in rows]).encode()
-    file = io.BytesIO()
-    np.savez(file, np.frombuffer(names, np.uint8), *sparse)
-    return file.getvalue()
+    return packed([(row.phase, row.tag, row.part.holders, row.part.place, row.note) for row in rows], sparse)
 
 
 def _unpacked(post: bytes) -> tuple[list[list[str]], _Sparse]:
     """Phase, tag, holders, place and note of every row, and the rows."""
-    with np.load(io.BytesIO(post), allow_pickle=False) as arrays:
-        names, *sparse = (arrays[f"arr_{number}"] for number in range(1 + len(_Sparse._fields)))
-    return json.loads(names.tobytes()), _Sparse(*sparse)
+    names, sparse = unpacked(post)
+    return names, _Sparse(*sparse)
 
 
 class _Whole:

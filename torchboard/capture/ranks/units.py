@@ -6,8 +6,6 @@ first rank's are shown.
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +14,7 @@ import torch
 
 from torchboard.capture.pictures.dead_units import DeadUnitSnapshot
 from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.posts import packed, unpacked
 from torchboard.capture.snapshot import HostCopy
 from torchboard.values import Pending
 
@@ -28,7 +27,8 @@ def with_units(pending: Sequence[Pending], ranks: Ranks, counts: bool) -> list[P
     Every rank calls it at the same ends of epochs, whatever it has seen; ``counts`` is False on one whose units are others.
     """
     mine = next((one for one in pending if isinstance(one, DeadUnitSnapshot)), None)
-    posts = ranks.gather(CHANNEL, _packed(mine) if counts and mine is not None else b"")
+    sends = counts and mine is not None
+    posts = ranks.gather(CHANNEL, packed([mine.tags, mine.facts], mine.copy.wait()) if sends else b"")
     if mine is None or not posts or not counts:
         return list(pending)
     ranges = mine.copy.wait()
@@ -36,7 +36,8 @@ def with_units(pending: Sequence[Pending], ranks: Ranks, counts: bool) -> list[P
     for rank, post in posts.items():
         if not post or rank == ranks.rank:
             continue
-        for tag, facts, theirs in zip(*_unpacked(post)):
+        (tags, seen), found = unpacked(post)
+        for tag, facts, theirs in zip(tags, seen, found):
             place = mine.tags.index(tag) if tag in mine.tags else -1
             if place >= 0 and theirs.shape == ranges[place].shape and facts[0] == mine.facts[place][0]:
                 ends = np.minimum(ranges[place][0], theirs[0]), np.maximum(ranges[place][1], theirs[1])
@@ -46,17 +47,3 @@ def with_units(pending: Sequence[Pending], ranks: Ranks, counts: bool) -> list[P
     copy = HostCopy([torch.from_numpy(np.ascontiguousarray(part)) for part in ranges])
     whole = replace(mine, copy=copy, facts=facts)
     return [whole if one is mine else one for one in pending]
-
-
-def _packed(snapshot: DeadUnitSnapshot) -> bytes:
-    file = io.BytesIO()
-    names = json.dumps([snapshot.tags, snapshot.facts]).encode()
-    np.savez(file, np.frombuffer(names, np.uint8), *snapshot.copy.wait())
-    return file.getvalue()
-
-
-def _unpacked(post: bytes) -> tuple[list[str], list[tuple[str, int]], list[np.ndarray]]:
-    """Tags, facts and ranges."""
-    with np.load(io.BytesIO(post), allow_pickle=False) as arrays:
-        names, *ranges = (arrays[f"arr_{number}"] for number in range(len(arrays.files)))
-    return (*json.loads(names.tobytes()), ranges)
