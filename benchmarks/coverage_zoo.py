@@ -104,10 +104,7 @@ def main() -> None:
         return
     began = time.monotonic()
     names = [name for name in zoo(options.quick) if options.only in name]
-    if options.fresh:
-        KEPT.forget(names)
-    if not options.known:
-        measure(__file__, names, KEPT, SECONDS)
+    measure(__file__, names, KEPT, SECONDS, options)
     known = KEPT.read()
     text = report({name: known[name] for name in names if name in known}, len(names), time.monotonic() - began)
     if options.only:

@@ -207,10 +207,7 @@ def main() -> None:
     names = [name for name in models(options.quick) if options.only in name]
     methods = [method for method in METHODS[: 1 if options.alone else None] if method not in missing()]
     jobs = [f"{method}|{name}" for method in methods for name in names] + [SERVED] * (not options.only)
-    if options.fresh:
-        KEPT.forget(jobs)
-    if not options.known:
-        measure(__file__, jobs, KEPT, SECONDS)
+    measure(__file__, jobs, KEPT, SECONDS, options)
     found = found_of(names)
     if options.only:
         print("\n".join(f"{name}: {json.dumps(methods, indent=1)}" for name, methods in found.items()))

@@ -68,10 +68,13 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def measure(script: str, jobs: list[str], kept: Kept, seconds: float) -> None:
-    """Measures the jobs that are not known yet. One that takes more than ``seconds`` is ``lost``, with its worker."""
+def measure(script: str, jobs: list[str], kept: Kept, seconds: float, options: argparse.Namespace) -> None:
+    """Measures the jobs that are not known yet, or as the options say. One that takes more than ``seconds`` is ``lost``, with
+    its worker."""
+    if options.fresh:
+        kept.forget(jobs)
     known = kept.read()
-    waiting = [job for job in jobs if job not in known]
+    waiting = [job for job in jobs if job not in known and not options.known]
     while waiting:
         portion = waiting[:JOBS]
         command = ["nice", sys.executable, script, "--worker", *portion]

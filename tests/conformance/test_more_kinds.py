@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import wave
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
@@ -63,6 +64,16 @@ def test_sound_is_served_as_wav_files_clip_by_clip(show, tmp_path):
         np.testing.assert_allclose(samples / 32767, sign * tone, atol=1e-4)
 
 
+def _first_of_each_step(
+    board, plugin: str, route: str, tag: str, counts: tuple[int, ...]
+) -> Iterator[tuple[str, bytes]]:
+    """Type and bytes of what is first at each step of a tag that has so many things at its steps."""
+    assert board.tags(plugin, ".")[tag]["samples"] == max(counts)
+    entries = board.plugin(plugin, plugin, run=".", tag=tag, sample=0)
+    assert [entry["step"] for entry in entries] == list(range(len(counts)))
+    return (board.fetch(f"plugin/{plugin}/{route}?{entry['query']}") for entry in entries)
+
+
 @pytest.mark.parametrize("counts", [(2, 1, 3), (1, 2, 1)])
 def test_the_number_of_clips_may_change_from_step_to_step(show, tmp_path, counts):
     tone = np.sin(np.arange(800) / 8)
@@ -71,11 +82,7 @@ def test_the_number_of_clips_may_change_from_step_to_step(show, tmp_path, counts
             writer.add_audio("clips", np.stack([tone] * count)[:, None], step, sample_rate=8000)
         writer.add_scalar(END, 0.0)
     board = loaded(show(tmp_path / "log"))
-    assert board.tags("audio", ".")["clips"]["samples"] == max(counts)
-    entries = board.plugin("audio", "audio", run=".", tag="clips", sample=0)
-    assert [entry["step"] for entry in entries] == list(range(len(counts)))
-    for entry in entries:
-        media_type, body = board.fetch(f"plugin/audio/individualAudio?{entry['query']}")
+    for media_type, body in _first_of_each_step(board, "audio", "individualAudio", "clips", counts):
         assert (media_type, body[:4], len(body)) == ("audio/wav", b"RIFF", 44 + 2 * 800)
 
 
@@ -87,11 +94,7 @@ def test_the_number_of_pictures_may_change_from_step_to_step(show, tmp_path, cou
             writer.add_images("pictures", np.stack([picture] * count), step)
         writer.add_scalar(END, 0.0)
     board = loaded(show(tmp_path / "log"))
-    assert board.tags("images", ".")["pictures"]["samples"] == max(counts)
-    entries = board.plugin("images", "images", run=".", tag="pictures", sample=0)
-    assert [entry["step"] for entry in entries] == list(range(len(counts)))
-    for entry in entries:
-        _, body = board.fetch(f"plugin/images/individualImage?{entry['query']}")
+    for _, body in _first_of_each_step(board, "images", "individualImage", "pictures", counts):
         assert np.array_equal(np.asarray(PIL.Image.open(io.BytesIO(body))), picture.transpose(1, 2, 0))
 
 
