@@ -193,12 +193,13 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _uneven(rank: int, directory: str) -> None:
-    """Layers, phases and metrics that some ranks have."""
+    """Layers, phases and metrics that some ranks have; no step of theirs waits for another rank's."""
     sink = Keeping()
     model = nn.Sequential(nn.Linear(2, 2))
     if rank == 3:
         model.add_module("more", nn.Linear(2, 5))
     monitor = Monitor(model, sink=sink, capture=Capture(max_elements=256), feature_maps=False)
+    dist.barrier()
     train_on = torch.optim.SGD(model.parameters(), 0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -278,10 +279,13 @@ def on_two_ranks(rank: int, directory: str) -> None:
     os._exit(0)
 
 
-def _plain(timeout: float = 0.5) -> tuple[Monitor, Keeping, Callable[[], None]]:
+def _plain(timeout: float = 0.5, alone: bool = False) -> tuple[Monitor, Keeping, Callable[[], None]]:
+    """A monitor; unless it is alone, there is one on every rank when this returns, as after the first step of real training."""
     sink, model = Keeping(), nn.Sequential(nn.Linear(2, 2))
     monitor = Monitor(model, sink=sink, capture=Capture(rank_timeout=timeout), feature_maps=False, write_graph=False)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    if not alone:
+        dist.barrier()
 
     def step() -> None:
         model(torch.ones(3, 2)).sum().backward()
@@ -293,7 +297,7 @@ def _plain(timeout: float = 0.5) -> tuple[Monitor, Keeping, Callable[[], None]]:
 def _before_the_job_is_set_up(rank: int) -> Callable[[], object]:
     """A monitor made before; what is called gives what it writes in the job."""
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), "2"
-    monitor, sink, step = _plain(timeout=60.0)
+    monitor, sink, step = _plain(timeout=60.0, alone=True)
 
     def go_on():
         step()
@@ -307,6 +311,7 @@ def _before_the_job_is_set_up(rank: int) -> Callable[[], object]:
 def _agreements(rank: int, directory: str):
     """What long messages arrive as, how often steps are captured, and where a log goes on that only rank 0 has."""
     ranks = Ranks("agreements", 60.0)
+    dist.barrier()
     long = {other: (len(sent), sent[:1]) for other, sent in ranks.gather("long", bytes([rank]) * (9 << 20)).items()}
     overhead = Overhead(0.25, clock=iter([0.0, 0.0, 5.0 * rank, 10.0, 10.0]).__next__)
     overhead.affords()
@@ -358,11 +363,11 @@ def _some_call(rank: int):
 
 def _late(rank: int):
     """Rank 1 misses the first epoch's end, and comes to the others."""
-    monitor, sink, step = _plain()
+    monitor, sink, step = _plain(timeout=3.0)
     for epoch in range(3):
         step()
         if rank == 1 and epoch == 0:
-            time.sleep(1.2)
+            time.sleep(4.0)
         monitor.log_epoch()
         dist.barrier()
     monitor.close()
@@ -447,7 +452,7 @@ def _terms_on_several_ranks():
 
 def _one_dies(rank: int, directory: str) -> None:
     """Rank 1 is killed in its second epoch; rank 0 ends its own, and saves what it has."""
-    monitor, sink, step = _plain()
+    monitor, sink, step = _plain(timeout=3.0)
     step()
     monitor.log_epoch()
     dist.barrier()
@@ -464,7 +469,7 @@ def _one_dies(rank: int, directory: str) -> None:
 
 def _one_monitor(directory: str) -> None:
     """Only rank 0 has this monitor, and waits for nobody."""
-    monitor, sink, step = _plain(timeout=300.0)
+    monitor, sink, step = _plain(timeout=300.0, alone=True)
     step()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
