@@ -11,23 +11,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchboard.capture.modes import unseen
-from torchboard.capture.tensors import measurable
 from torchboard.graph.hooks import InertWhenCopied, graph_task
 
 
-def tap(output: Tensor, report) -> None:
-    """Calls ``report(local, gradient)`` when a backward pass reaches ``output``, which must come from an operation.
+def tap(output: Tensor, report: Callable[[Tensor | None], None]) -> None:
+    """Calls ``report`` with the gradient when a backward pass reaches ``output``, which must come from an operation.
 
-    ``local`` is what of the gradient there is to measure here.
     An in-place operation on an output that is a view gives the view a new history, and a hook on the old one stays
     silent: where the base has as many elements as the view, its gradient stands in.
     """
-    hook = _GradientHook(report)
-    output.register_hook(hook)
     base = output._base if output._is_view() else None
-    if base is not None and base.grad_fn is not None and base.numel() == output.numel():
-        base.register_hook(_BaseHook(hook))
+    if base is not None and not base.is_leaf and base.numel() == output.numel():
+        report = _ViewHook(report)
+        base.register_hook(_BaseHook(report))
+    output.register_hook(report)
 
 
 class BackwardEnd:
@@ -56,27 +53,24 @@ class BackwardEnd:
 _when_passed = torch.autograd.Variable._execution_engine.queue_callback
 
 
-class _GradientHook(InertWhenCopied):
+class _ViewHook(InertWhenCopied):
+    """Knows in which backward pass it was called last."""
+
     __slots__ = ("report", "task")
 
-    def __init__(self, report) -> None:
+    def __init__(self, report: Callable[[Tensor | None], None]) -> None:
         self.report = report
         self.task = -1
 
     def __call__(self, gradient: Tensor | None) -> None:
         self.task = graph_task()
-        if gradient is None:
-            return
-        with unseen():
-            local = measurable(gradient)
-            if local is not None:
-                self.report(local, gradient)
+        self.report(gradient)
 
 
 class _BaseHook(InertWhenCopied):
     __slots__ = ("view_hook",)
 
-    def __init__(self, view_hook: _GradientHook) -> None:
+    def __init__(self, view_hook: _ViewHook) -> None:
         self.view_hook = view_hook
 
     def __call__(self, gradient: Tensor | None) -> None:

@@ -18,7 +18,7 @@ from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import Sketches, SketchSnapshot
-from torchboard.capture.tensors import measurable
+from torchboard.capture.tensors import observable
 from torchboard.capture.updates import Updates, sample
 from torchboard.errors import InvalidValueError
 from torchboard.graph.module_names import parameter_names
@@ -200,11 +200,14 @@ class Parameters:
         return [Figures(((WITHOUT_GRADIENT, text),))]
 
     def _observe(self, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        tagged = [(tag(kind, name), tensor) for name, tensor in tensors]
-        for name, tensor in tagged:
-            self._sketches.mark(name, tensor)
-        local = ((name, measurable(tensor)) for name, tensor in tagged)
-        self._sketches.observe_((name, tensor) for name, tensor in local if tensor is not None)
+        found = []
+        for name, tensor in tensors:
+            local = observable(tensor)
+            if local is not tensor:
+                self._sketches.mark(tag(kind, name), tensor)
+            if local is not None:
+                found.append((tag(kind, name), local))
+        self._sketches.observe_(found)
 
     def _fail(self, error: Exception) -> None:
         self.error = error

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.gradient_tap import BackwardEnd, tap
-from torchboard.capture.modes import transformed, unseen
+from torchboard.capture.modes import any_on, transformed, unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
 from torchboard.capture.select import check_include, layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
-from torchboard.capture.tensors import measurable, tensors_in
+from torchboard.capture.tensors import observable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.hooks import InertWhenCopied, in_backward
 
@@ -131,12 +131,12 @@ class Recorder:
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
                 return
+            if self._overhead.limit is None and not any_on():
+                self._observe(hook, module, output, True)
+                return
             differentiable = not transformed()
             with self._overhead, unseen():
-                if self.dead_units.wanted and self.phase == TRAIN and not in_backward():
-                    self.dead_units.observe(hook.name, module, output)
-                for suffix, tensor in tensors_in(output):
-                    self._observe(hook, suffix, tensor, differentiable)
+                self._observe(hook, module, output, differentiable)
         except Exception as error:
             self.error = error
 
@@ -194,27 +194,38 @@ class Recorder:
         self._window += 1
         self._handles += [module.register_forward_hook(_ForwardHook(self, name)) for name, module in seen]
 
-    def _observe(self, hook: _ForwardHook, suffix: str, tensor: Tensor, differentiable: bool) -> None:
+    def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
         recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
-        if self._options.activations and not recomputed:
-            local = measurable(tensor)
-            if local is not None:
+        if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
+            self.dead_units.observe(hook.name, module, output)
+        for suffix, tensor in tensors_in(output):
+            if self._options.activations and not recomputed and (local := observable(tensor)) is not None:
                 hook.row(OUTPUTS, suffix, local.device, tensor).observe_(local)
-        if self._options.gradients and differentiable and tensor.grad_fn is not None:
-            if self._in_graph is not None and (local := measurable(tensor)) is not None:
-                hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
-            tap(tensor, _Report(self, hook, suffix))
+            if self._options.gradients and differentiable and not tensor.is_leaf:
+                if self._in_graph is not None and (local := observable(tensor)) is not None:
+                    hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
+                tap(tensor, _GradientHook(self, hook, suffix))
 
-    def observe_gradient(self, report: _Report, local: Tensor, gradient: Tensor) -> None:
-        """Records one gradient, what of it is here, unless its window has closed since; never raises."""
+    def observe_gradient(self, hook: _ForwardHook, suffix: str, gradient: Tensor) -> None:
+        """Records the gradient of one output of one layer, what of it is here; never raises."""
         try:
-            if self.armed and report.window == self._window and self.error is None:
-                with self._overhead:
-                    row = report.hook.row(GRADIENTS, report.suffix, local.device, gradient)
-                    row.observe_(local)
-                    self._backward_end.expect()
+            if self._overhead.limit is None and not any_on():
+                self._observe_gradient(hook, suffix, gradient)
+                return
+            with self._overhead, unseen():
+                self._observe_gradient(hook, suffix, gradient)
         except Exception as error:
             self.error = error
+
+    def _observe_gradient(self, hook: _ForwardHook, suffix: str, gradient: Tensor) -> None:
+        local = observable(gradient)
+        if local is not None:
+            hook.row(GRADIENTS, suffix, local.device, gradient).observe_(local)
+            self._backward_end.expect()
+
+    def is_open(self, window: int) -> bool:
+        """Whether this window is the present one, and gradients are recorded."""
+        return window == self._window and self.error is None and self.armed
 
     def _backward_ended(self) -> None:
         if self._after_backward is not None:
@@ -259,16 +270,17 @@ class _PassEnd(InertWhenCopied):
             self._recorder.arm(False)
 
 
-class _Report:
-    """Takes one gradient to the recorder, with the window it belongs to."""
+class _GradientHook(InertWhenCopied):
+    """What sits on an output of a layer. It takes the gradient to the recorder, unless the window has closed since."""
 
-    __slots__ = ("_recorder", "hook", "suffix", "window")
+    __slots__ = ("_hook", "_recorder", "_suffix", "_window")
 
     def __init__(self, recorder: Recorder, hook: _ForwardHook, suffix: str) -> None:
         self._recorder = recorder
-        self.hook = hook
-        self.suffix = suffix
-        self.window = recorder._window
+        self._hook = hook
+        self._suffix = suffix
+        self._window = recorder._window
 
-    def __call__(self, local: Tensor, gradient: Tensor) -> None:
-        self._recorder.observe_gradient(self, local, gradient)
+    def __call__(self, gradient: Tensor | None) -> None:
+        if gradient is not None and self._recorder.is_open(self._window):
+            self._recorder.observe_gradient(self._hook, self._suffix, gradient)

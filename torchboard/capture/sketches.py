@@ -68,14 +68,17 @@ class Sketches:
 
     def observe_(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Folds each tensor into the sketch of its tag, in a few launches for all those of a device; never waits."""
-        together: dict[SketchTable, tuple[list[int], list[torch.Tensor]]] = {}
+        together: dict[torch.device, tuple[list[int], list[torch.Tensor]]] = {}
         for tag, tensor in tensors:
-            table, index = self.row(tag, tensor.device)
-            rows, values = together.setdefault(table, ([], []))
-            rows.append(index)
+            device = tensor.device
+            row = self._rows.get((tag, device)) or self.row(tag, device)
+            if device not in together:
+                together[device] = [], []
+            rows, values = together[device]
+            rows.append(row.index)
             values.append(tensor)
-        for table, (rows, values) in together.items():
-            table.observe_many_(rows, values)
+        for device, (rows, values) in together.items():
+            self._tables[device].observe_many_(rows, values)
 
     def collect(self) -> list[SketchSnapshot]:
         """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty.

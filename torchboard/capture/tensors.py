@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 
 from torchboard.graph.tensors import is_sharded, nested_tensors
+from torchboard.sketch.host_compiled import is_dense
+
+PLAIN = (Tensor, nn.Parameter)
+"""Types of tensors that are no more than they seem."""
 
 
-def tensors_in(output: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(output: Any) -> Iterable[tuple[str, Tensor]]:
     """``(suffix, tensor)`` of every tensor in a layer's output: ``.0``, ``.logits``, ``.past.1``; a lone one has none.
 
     As layers are nested with ``/`` in tags, a suffix never collides with a layer's name.
     """
     if type(output) is Tensor:
-        return iter((("", output),))
+        return (("", output),)
     return (("".join(f".{key}" for key in path), tensor) for path, tensor in nested_tensors(output))
+
+
+def observable(tensor: Tensor) -> Tensor | None:
+    """``measurable``, but for an ordinary tensor in the host's memory itself, which may require a gradient: for sketches."""
+    ordinary = type(tensor) in PLAIN and is_dense(tensor) and not tensor.is_complex()
+    return tensor if ordinary else measurable(tensor)
 
 
 def measurable(tensor: Tensor) -> Tensor | None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.tensors import measurable
+from torchboard.capture.tensors import observable
 from torchboard.sketch.reference import storage_order
 
 SAMPLE = 65_536
@@ -90,7 +90,7 @@ def sample(parameter: Tensor) -> Tensor | None:
     A view, where the parameter's memory has no holes. The local part of a sharded parameter is sampled as finely as the
     whole calls for, so that every rank's sample weighs what its part does.
     """
-    values = measurable(parameter)
+    values = observable(parameter)
     if values is None:
         return None
     stride = _stride(parameter.numel())

@@ -9,8 +9,6 @@ the cost is one walk over the modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -30,8 +28,15 @@ def module_names(root: nn.Module) -> dict[nn.Module, str]:
     The root, or what it wraps, has the empty name.
     """
     names: dict[nn.Module, str] = {}
-    for module, name in _walk(root, ""):
-        names.setdefault(module, name)
+    waiting = [(root, "")]
+    while waiting:
+        module, name = waiting.pop()
+        if len(module._modules) == 1:
+            module = unwrapped(module)
+        if module not in names:
+            names[module] = name
+            children = [(child, join(name, key)) for key, child in module._modules.items() if child is not None]
+            waiting += reversed(children)
     return names
 
 
@@ -59,28 +64,10 @@ def join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _walk(root: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
-    """Every module with its name, depth first; what is inside a module met before is not walked again."""
-    seen: set[nn.Module] = set()
-    waiting = [(root, name)]
-    while waiting:
-        module, name = waiting.pop()
-        module = unwrapped(module)
-        if module in seen:
-            continue
-        seen.add(module)
-        yield module, name
-        children = [(child, join(name, key)) for key, child in module._modules.items() if child is not None]
-        waiting.extend(reversed(children))
-
-
 def _wrapped_child(module: nn.Module) -> nn.Module | None:
-    """What a transparent wrapper wraps; None for any other module."""
+    """What a transparent wrapper wraps, its only child; None for any other module."""
+    if len(module._modules) != 1:
+        return None
     if isinstance(module, (DataParallel, DistributedDataParallel)):
         return module.module
-    children = module._modules
-    if len(children) == 1:
-        for key in _WRAPPED_CHILD:
-            if key in children:
-                return children[key]
-    return None
+    return next((child for key, child in module._modules.items() if key in _WRAPPED_CHILD), None)

@@ -12,8 +12,10 @@ from array import array
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchboard.sketch import host, host_many, layout, reference
 
@@ -28,8 +30,19 @@ _VERSION = 2_000_000 + 100 * layout.BINS + layout.SLOTS
 _NUMBERS = 5
 """That describe a tensor of many: its row, its address, its elements, their type, and how many times each counts."""
 
+_keys = torch._C._dispatch_keys
+_DENSE = set()
+with _disable_current_modes():
+    for _mode in (False, True):
+        with torch.inference_mode(_mode):
+            _DENSE.add(_keys(torch.empty(0, device="cpu")).raw_repr())
+"""What torch dispatches on of a tensor whose elements lie in the host's memory as they are: one that is no wrapper, neither
+sparse nor nested nor quantised, and not to be negated or conjugated when it is read."""
+
 Buffers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Counts, moments and parameters, contiguous; see ``reference.observe_``."""
+Addresses = tuple[int, int, int]
+"""Theirs in memory."""
 
 
 def _load() -> ctypes.PyDLL | None:
@@ -68,6 +81,21 @@ def available() -> bool:
     return _library is not None
 
 
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements of a tensor lie in the host's memory as they are, whatever its strides."""
+    return _keys(tensor).raw_repr() in _DENSE
+
+
+def read_(rows: Addresses, row: int, tensor: torch.Tensor) -> bool:
+    """``observe_`` of a small dense tensor of floats without gaps, in as few steps as can be; False, and nothing done, of
+    another. There must be compiled code, and the row."""
+    kind = _TYPES.get(tensor.dtype)
+    if kind is None or not is_dense(tensor) or not tensor.is_contiguous():
+        return False
+    number = tensor.numel()
+    return number <= SMALL and _library.torchboard_fold(*rows, row, tensor.data_ptr(), number, kind, 1, 1) != NOT_DONE
+
+
 def observe_(
     counts: torch.Tensor, moments: torch.Tensor, parameters: torch.Tensor, row: int, tensor: torch.Tensor
 ) -> None:
@@ -86,19 +114,44 @@ def observe_many_(
     """``observe_`` for each of the rows with the tensor beside it, in one call."""
     if _library is None:
         return host_many.observe_many_(counts, moments, parameters, rows, tensors)
-    folds, read, left = array("q"), [], []
-    for row, tensor in zip(rows, tensors, strict=True):
-        what = _described(counts, row, tensor)
-        if what is None:
-            left.append((row, tensor))
+    if rows and not (0 <= min(rows) and max(rows) < len(counts)):
+        raise IndexError(f"there are {len(counts)} rows, and not all of {list(rows)}")
+    folds, left = described(rows, tensors)
+    left += fold_many_((counts, moments, parameters), folds)
+    for place in left:
+        observe_(counts, moments, parameters, rows[place], tensors[place].detach())
+
+
+class Folds(NamedTuple):
+    """Five numbers for each tensor, and which of many it is."""
+
+    numbers: array
+    places: list[int]
+
+
+def described(rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> tuple[Folds, list[int]]:
+    """For ``fold_many_``, of those tensors that ``read_`` would read, of any size; and the places of the others."""
+    numbers, places, left = array("q"), [], []
+    for place, (row, tensor) in enumerate(zip(rows, tensors, strict=True)):
+        kind = _TYPES.get(tensor.dtype)
+        if _library is None or kind is None or not is_dense(tensor) or not tensor.is_contiguous():
+            left.append(place)
         else:
-            read.append((row, what[0]))  # a copy, if it is one, lives until it has been read
-            folds.extend((row, what[0].data_ptr(), *what[1:]))
-    addresses = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), folds.buffer_info()[0]
-    if _library.torchboard_fold_many(*addresses, len(read), torch.get_num_threads()):
-        left += (pair for pair, row in zip(read, folds[::_NUMBERS]) if row < 0)
-    for row, tensor in left:
-        host.observe_(counts, moments, parameters, row, tensor)
+            numbers.extend((row, tensor.data_ptr(), tensor.numel(), kind, 1))
+            places.append(place)
+    return Folds(numbers, places), left
+
+
+def fold_many_(buffers: Buffers, folds: Folds) -> list[int]:
+    """Adds every element of each tensor to its row, which must be there, in one call; gives the places of those that need
+    more care. The tensors must still be there."""
+    numbers, places = folds
+    if not places:
+        return []
+    addresses = *(buffer.data_ptr() for buffer in buffers), numbers.buffer_info()[0]
+    if not _library.torchboard_fold_many(*addresses, len(places), torch.get_num_threads()):
+        return []
+    return [place for place, row in zip(places, numbers[::_NUMBERS]) if row < 0]
 
 
 def fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> int:

@@ -38,17 +38,29 @@ class HostFolds:
     ``settle_`` is called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffers: Buffers) -> None:
         self._compiled = host_compiled.available()
         self._waiting: tuple[list[int], list[torch.Tensor]] = [], []
         self._elements = 0
         self._last: tuple[_Seen, host.Folded | int] | None = None
+        self.use_(buffers)
 
-    def observe_(self, buffers: Buffers, row: int, tensor: torch.Tensor) -> None:
+    def use_(self, buffers: Buffers) -> None:
+        """The rows lie here from now on; nothing may be waiting."""
+        self._buffers = buffers
+        self._addresses = tuple(buffer.data_ptr() for buffer in buffers)
+
+    def read_(self, row: int, tensor: torch.Tensor) -> bool:
+        """Adds every element of a small plain tensor to a row at once, where there is compiled code for it; False, and
+        nothing done, if it takes ``observe_``."""
+        return self._compiled and host_compiled.read_(self._addresses, row, tensor)
+
+    def observe_(self, row: int, tensor: torch.Tensor) -> None:
         """Adds every element of a plain tensor to a row, now or later."""
+        buffers = self._buffers
         number = tensor.numel()
         if not self._compiled and number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
-            self._wait(buffers, row, tensor)
+            self._wait(row, tensor)
         elif number <= host_compiled.SMALL or tensor.is_inference():  # the latter has no version
             host_compiled.observe_(*buffers, row, tensor)
         elif self._last is None or not self._last[0].is_still(tensor) or not _again(buffers, row, self._last[1]):
@@ -56,19 +68,19 @@ class HostFolds:
             seen = _Seen(weakref.ref(tensor.untyped_storage()), tensor._version, _place(tensor))
             self._last = (seen, folded) if folded else None
 
-    def _wait(self, buffers: Buffers, row: int, tensor: torch.Tensor) -> None:
+    def _wait(self, row: int, tensor: torch.Tensor) -> None:
         rows, tensors = self._waiting
         rows.append(row)
         tensors.append(tensor.detach().clone())
         self._elements += tensor.numel()
         if len(rows) >= _MOST_WAITING or self._elements >= host_many.MANY:
-            self.settle_(buffers)
+            self.settle_()
 
-    def settle_(self, buffers: Buffers) -> None:
+    def settle_(self) -> None:
         """Folds all that waits."""
         (rows, tensors), self._waiting, self._elements = self._waiting, ([], []), 0
         if rows:
-            host_many.observe_many_(*buffers, rows, tensors)
+            host_many.observe_many_(*self._buffers, rows, tensors)
 
     def forget(self) -> None:
         """Drops all that waits, and what is known of the last tensor."""

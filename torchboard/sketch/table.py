@@ -44,7 +44,7 @@ class SketchTable:
         self._buffers = blank_rows(0, torch.device(device))
         self.device = self._buffers.counts.device
         """Where the rows are, with the index that torch gave it."""
-        self._host = HostFolds() if self.device.type == "cpu" else None
+        self._host = HostFolds(self._buffers.buffers) if self.device.type == "cpu" else None
 
     @property
     def rows(self) -> int:
@@ -59,9 +59,13 @@ class SketchTable:
     def add_row(self) -> int:
         """One more row, empty; gives its number. Copies the table on the device at every power of two."""
         if self._rows == self._buffers.rows:
+            if self._host is not None:
+                self._host.settle_()
             grown = blank_rows(max(4, 2 * self._rows), self.device)
             for new, old in zip(grown.buffers, self._buffers.buffers):
                 new[: self._rows].copy_(old)
+            if self._host is not None:
+                self._host.use_(grown.buffers)
             self._buffers = grown
         self._rows += 1
         return self._rows - 1
@@ -79,30 +83,49 @@ class SketchTable:
         Raises:
             InvalidValueError: a complex, sparse, quantised or meta tensor, or one on another device.
         """
+        direct = self._host is not None and not torch.compiler.is_compiling() and _is_plain(tensor)
+        if direct and self._most is None and 0 <= row < self._rows and self._host.read_(row, tensor):
+            return
         _check(tensor, self.device)
+        tensor = tensor.detach()
         if self._most is not None and tensor.numel() > self._most:
             whole, tensor = tensor.numel(), sampling.blocks_of(tensor, self._most)
             if tensor.numel() < whole:
                 self.sampled[row] = tensor.numel(), whole
-        if self._host is None or torch.compiler.is_compiling() or not _is_plain(tensor):
+        if not direct:
             ops.observe_(*self._buffers.buffers, row, tensor)
         elif not 0 <= row < self._rows:
             raise IndexError(f"there is no row {row} in {self._rows} rows")
         else:
-            self._host.observe_(self._buffers.buffers, row, tensor)
+            self._host.observe_(row, tensor)
 
     def observe_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> None:
         """``observe_`` for each of the rows with the tensor beside it, in a few launches for all of them together."""
-        for _, tensor in zip(rows, tensors, strict=True):
-            _check(tensor, self.device)
-        direct = self._host is not None and not torch.compiler.is_compiling() and all(map(_is_plain, tensors))
-        (host_compiled.observe_many_ if direct else ops.observe_many_)(*self._buffers.buffers, rows, tensors)
+        if self._host is not None and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
+            rows, tensors = self._read_many_(rows, tensors)
+        else:
+            for _, tensor in zip(rows, tensors, strict=True):
+                _check(tensor, self.device)
+        if rows:
+            ops.observe_many_(*self._buffers.buffers, rows, tensors)
+
+    def _read_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> tuple[list[int], list[torch.Tensor]]:
+        """``observe_many_`` of what compiled code can read; gives the rest."""
+        folds, left = host_compiled.described(rows, tensors)
+        for place in left:
+            _check(tensors[place], self.device)
+        if rows and not (0 <= min(rows) and max(rows) < self._rows):
+            raise IndexError(f"there are {self._rows} rows, and not all of {list(rows)}")
+        left += host_compiled.fold_many_(self._buffers.buffers, folds)
+        return [rows[place] for place in left], [tensors[place].detach() for place in left]
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""
         self._settle_()
         taken = TableRows(*(buffer[: self._rows] for buffer in self._buffers.buffers))
         self._buffers = blank_rows(self._buffers.rows, self.device)
+        if self._host is not None:
+            self._host.use_(self._buffers.buffers)
         return taken
 
     def clear_(self) -> None:
@@ -149,7 +172,7 @@ class SketchTable:
     def _settle_(self) -> None:
         """Everything observed is in the rows."""
         if self._host is not None:
-            self._host.settle_(self._buffers.buffers)
+            self._host.settle_()
             self._host.forget()
 
 

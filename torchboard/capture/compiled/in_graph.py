@@ -50,7 +50,7 @@ class GraphRow(NamedTuple):
 
     def observe_(self, tensor: Tensor) -> None:
         """Folds every element of a tensor into the row, on its device; never waits."""
-        ops.observe_(self.counts, self.moments, self.parameters, 0, tensor)
+        ops.observe_(self.counts, self.moments, self.parameters, 0, tensor.detach())
 
 
 class Switch:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from torchboard.capture.options import Capture, selectors
 from torchboard.capture.pictures.views import CONVOLUTIONS
-from torchboard.capture.select import matches
+from torchboard.capture.select import matches, tag_path
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import measurable
 from torchboard.drawing.frame import framed, numbered
@@ -66,15 +66,20 @@ class DeadUnits:
         self.wanted = chosen is not False
         given = ACTIVATIONS if chosen is True else selectors(chosen or None)
         self._types = tuple(selector for selector in given if isinstance(selector, type))
+        self._roles: dict[type, tuple[bool, bool, bool]] = {}
         self._others = tuple(selector for selector in given if not isinstance(selector, type))
         self._ranges: dict[tuple[str, str, int, torch.device], _Range] = {}
         self._after: tuple[str, bool | None] = ("", None)
 
     def observe(self, name: str, module: nn.Module, output: Any) -> None:
         """A layer has run; launches two to four small operations where it is one of those, and never waits."""
-        is_meant = isinstance(module, self._types) or self._others and self._is_named(name, module)
-        is_first = isinstance(module, _CHANNELS_FIRST)
-        is_known = is_first or isinstance(module, _FEATURES_LAST)
+        role = self._roles.get(type(module))
+        if role is None:
+            kinds = self._types, _CHANNELS_FIRST, _FEATURES_LAST
+            role = self._roles[type(module)] = tuple(issubclass(type(module), kind) for kind in kinds)
+        is_meant, is_first, is_last = role
+        is_meant = is_meant or self._others and self._is_named(name, module)
+        is_known = is_first or is_last
         if is_meant and isinstance(output, Tensor):
             self._fold(name, output, *(("", is_first) if is_known else self._after))
         if is_known:
@@ -107,7 +112,7 @@ class DeadUnits:
         calls: dict[str, int] = {}
         for (name, *_), range_ in self._ranges.items():
             calls[name] = calls.get(name, 0) + 1
-            yield name.replace(".", "/") + (f".{calls[name]}" if calls[name] > 1 else ""), range_
+            yield tag_path(name) + (f".{calls[name]}" if calls[name] > 1 else ""), range_
 
 
 class _Range:

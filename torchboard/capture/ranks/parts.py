@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 def part_of(tensor: Tensor) -> Part | None:
     """Which part of a ``DTensor`` this rank holds; None for any other tensor."""
-    if type(tensor) is Tensor or not hasattr(tensor, "placements"):
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "placements"):
         return None
     mesh = tensor.device_mesh
     at = mesh.get_coordinate()

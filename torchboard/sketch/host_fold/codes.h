@@ -24,17 +24,28 @@ FOR_EACH_CPU static void add_up(const float *x, int64_t number, double *sum, dou
     }
 }
 
-/* Codes of finite numbers; gives how many are zero. */
-FOR_EACH_CPU static int64_t encode(const float *x, int64_t number, uint16_t *codes) {
-    uint32_t zeros = 0;
+/* Codes of finite numbers. */
+FOR_EACH_CPU static void encode(const float *x, int64_t number, uint16_t *codes, Found *found) {
+    uint32_t zeros = 0, least = found->least, greatest = found->greatest;
     for (uint32_t i = 0; i < (uint32_t)number; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
-        uint32_t zero = bits << 1 == 0;
+        uint32_t magnitude = bits << 1, zero = magnitude == 0;
+        least = magnitude - 1 < least ? magnitude - 1 : least;
+        greatest = magnitude > greatest ? magnitude : greatest;
         codes[i] = (uint16_t)(zero ? ZERO_CODES + i % ZERO_PLACES : bits >> (23 - MANTISSA_BITS));
         zeros += zero;
     }
-    return zeros;
+    found->zeros += zeros;
+    found->least = least;
+    found->greatest = greatest;
+}
+
+/* The codes of either sign that there are, but for those of zeros. */
+static Span span_of(const Found *found) {
+    int shift = 24 - MANTISSA_BITS;
+    return found->least == UINT32_MAX ? (Span){0, -1}
+                                      : (Span){(int)((found->least + 1) >> shift), (int)(found->greatest >> shift)};
 }
 
 /* Counts codes, the neighbours apart; meanwhile the memory that is read next comes nearer. */
@@ -53,6 +64,15 @@ static void count(const uint16_t *codes, int64_t number, uint32_t *even, uint32_
         even[codes[i]]++;
 }
 
+static void clear_table(void) {
+    size_t bytes = (size_t)(scratch.used.last - scratch.used.first + 1) * sizeof **scratch.table;
+    for (int lane = 0; lane < 2; lane++) {
+        for (int side = 0; side < CODES; side += SIGN)
+            memset(scratch.table[lane] + side + scratch.used.first, 0, bytes);
+        memset(scratch.table[lane] + ZERO_CODES, 0, ZERO_PLACES * sizeof **scratch.table);
+    }
+}
+
 /* Looks at elements of up to 32 bits; their codes go into this thread's table, or, if they are few, stay codes. Gives the
  * number of codes that stay. */
 static int64_t look_at(const Elements *all, Found *found) {
@@ -60,24 +80,26 @@ static int64_t look_at(const Elements *all, Found *found) {
     int64_t codes = 0;
     float *buffer = scratch.piece.narrow;
     if (!few)
-        memset(scratch.table, 0, sizeof scratch.table);
+        clear_table();
     for (int64_t first = 0; first < all->number; first += PIECE) {
         int64_t number = piece_at(all, first);
         const float *x = look_float(floats(all, first, number, buffer), &number, buffer, found);
         add_up(x, number, &found->sum, &found->squares);
-        found->zeros += encode(x, number, scratch.codes + codes);
+        encode(x, number, scratch.codes + codes, found);
         if (few)
             codes += number;
         else
             count(scratch.codes, number, scratch.table[0], scratch.table[1], behind(all, first));
     }
+    if (!few)
+        scratch.used = span_of(found);
     return codes;
 }
 
 typedef struct {
     Elements elements;
     Found found;
-    uint32_t (*table)[CODES];
+    Scratch *scratch;
 } Part;
 
 typedef struct {
@@ -92,7 +114,7 @@ static void work(void *shared) {
         Part *part = &parts->parts[place];
         part->found = NOTHING;
         look_at(&part->elements, &part->found);
-        part->table = scratch.table;
+        part->scratch = &scratch;
     }
 }
 
@@ -105,6 +127,15 @@ static void merge(Found *found, const Found *other) {
     found->nan += other->nan;
     found->pos_inf += other->pos_inf;
     found->neg_inf += other->neg_inf;
+    found->least = other->least < found->least ? other->least : found->least;
+    found->greatest = other->greatest > found->greatest ? other->greatest : found->greatest;
+}
+
+static void merge_table(const Scratch *other) {
+    for (int lane = 0; lane < 2; lane++)
+        for (int side = 0; side < CODES; side += SIGN)
+            for (int code = side + other->used.first; code <= side + other->used.last; code++)
+                scratch.table[lane][code] += other->table[lane][code];
 }
 
 /* A forked process has the memory of those threads, but not the threads. */
@@ -136,10 +167,9 @@ static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
     for (int place = 0; place < threads; place++) {
         Part *part = &parts.parts[place];
         merge(found, &part->found);
-        if (part->table != scratch.table)
-            for (int lane = 0; lane < 2; lane++)
-                for (int code = 0; code < CODES; code++)
-                    scratch.table[lane][code] += part->table[lane][code];
+        if (part->scratch != &scratch)
+            merge_table(part->scratch);
     }
+    scratch.used = span_of(found);
     return 1;
 }

@@ -14,8 +14,8 @@
 
 FOR_EACH_CPU static void bins_of(uint16_t *codes, int64_t number, int first) {
     for (int64_t i = 0; i < number; i++) {
-        int code = codes[i], left = code >= SIGN, bin = code - (left ? SIGN : 0) - first;
-        bin = (bin < 0 ? 0 : bin < SIDE ? bin : SIDE - 1) + (left ? SIDE : 0);
+        int code = codes[i], left = code >= SIGN;
+        int bin = bin_of(code - (left ? SIGN : 0), first) + (left ? SIDE : 0);
         codes[i] = (uint16_t)(!left && code >= ZERO_CODES ? code - ZERO_CODES + ZERO_BINS : bin);
     }
 }
@@ -26,14 +26,16 @@ static void take(Row *row, Found found, int64_t number, int64_t codes, int64_t t
         add_table(row->counts, first_code(scale), times);
     else if (codes <= TINY) {
         bins_of(scratch.codes, codes, first_code(scale));
-        for (int64_t i = 0; i < codes; i++)
-            if (scratch.codes[i] < BINS)
-                row->counts[scratch.codes[i]] += times;
+        add_each(row->counts, scratch.codes, codes, found.zeros, times);
     } else {
-        memset(scratch.bins, 0, sizeof scratch.bins);
-        bins_of(scratch.codes, codes, first_code(scale));
+        int first = first_code(scale);
+        Span span = span_of(&found);
+        if (span.first <= span.last)
+            span = (Span){bin_of(span.first, first), bin_of(span.last, first)};
+        clear_bins(span);
+        bins_of(scratch.codes, codes, first);
         count(scratch.codes, codes, scratch.bins[0], scratch.bins[1], (const char *)scratch.codes);
-        add_bins(row->counts, times);
+        add_bins(row->counts, span, times);
     }
     found.spike = found.zeros;
     found.sum *= scale;
@@ -82,8 +84,7 @@ FOR_EACH_CPU static void add_doubles(const double *x, int64_t number, double piv
 static void add_constant(Row *row, const Elements *all, int64_t times, double pivot, double scale, Found *found) {
     int64_t finite = all->number - found->nan - found->pos_inf - found->neg_inf;
     add_doubles(&found->low, 1, pivot, scale, found);
-    count(scratch.codes, 1, scratch.bins[0], scratch.bins[1], (const char *)scratch.codes);
-    add_bins(row->counts, finite * times);
+    add_each(row->counts, scratch.codes, 1, found->spike, finite * times);
     found->spike *= finite;
     found->zeros *= finite;
     found->sum *= (double)finite;
@@ -98,10 +99,12 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
         double farthest = fmax(fabs(found.low - pivot), fabs(found.high - pivot)) * scale;
         if (!(farthest < 1e150))
             return -1;
-        memset(scratch.bins, 0, sizeof scratch.bins);
         if (found.low == found.high)
             add_constant(row, all, times, pivot, scale, &found);
         else {
+            int few = all->number <= TINY;
+            if (!few)
+                clear_bins(ALL_BINS);
             for (int64_t first = 0; first < all->number; first += PIECE) {
                 int64_t number = piece_at(all, first);
                 const double *x = doubles(all, first, number, scratch.piece.wide);
@@ -109,9 +112,13 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
                 if (specials)
                     x = look_double(x, &number, scratch.piece.wide, &known);
                 add_doubles(x, number, pivot, scale, &found);
-                count(scratch.codes, number, scratch.bins[0], scratch.bins[1], behind(all, first));
+                if (few)
+                    add_each(row->counts, scratch.codes, number, found.spike, times);
+                else
+                    count(scratch.codes, number, scratch.bins[0], scratch.bins[1], behind(all, first));
             }
-            add_bins(row->counts, times);
+            if (!few)
+                add_bins(row->counts, ALL_BINS, times);
         }
     }
     add_figures(row, &found, all->number, times, pivot, scale);

@@ -33,7 +33,7 @@ enum {
     BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
     PIECE = 4096,
     SMALL = 4 * PIECE,                            /* up to here codes are kept, and the large table is not touched */
-    TINY = 512,                                   /* up to here a row's own counters are faster than counters beside it */
+    TINY = 1024,                                  /* up to here a row's own counters are faster than counters beside it */
     SAMPLE = 1024,
     MOST_THREADS = 64,
 };
@@ -45,11 +45,18 @@ typedef struct {
     int type;
 } Elements;
 
-/* What elements add up to, as they are or seen from a pivot. */
+/* What elements add up to, as they are or seen from a pivot. The magnitudes are twice a float's bits, without the sign; of
+ * the least one that is not zero one is taken off, so that zero is the greatest. */
 typedef struct {
     double low, high, sum, squares;
     int64_t spike, zeros, nan, pos_inf, neg_inf;
+    uint32_t least, greatest;
 } Found;
+
+/* Places in a row of counters, the last one included; none where the first is behind it. */
+typedef struct {
+    int first, last;
+} Span;
 
 typedef struct {
     int64_t *counts;
@@ -65,6 +72,7 @@ typedef struct {
     uint16_t codes[SMALL];
     uint32_t bins[2][BIN_PLACES];             /* neighbours are counted apart: one would wait for the other's addition */
     uint32_t table[2][CODES];                 /* likewise */
+    Span used;                                /* of the table, in codes of either sign; all else is zero */
     Found kept;                               /* what the table holds, of which fold */
     int64_t kept_number, kept_times, kept_serial;
 } Scratch;
@@ -75,4 +83,4 @@ static int64_t last_serial;
 typedef float Floats __attribute__((vector_size(32)));
 typedef double Doubles __attribute__((vector_size(64)));
 
-static const Found NOTHING = {.low = INFINITY, .high = -INFINITY};
+static const Found NOTHING = {.low = INFINITY, .high = -INFINITY, .least = UINT32_MAX};

@@ -83,25 +83,55 @@ FOR_EACH_CPU static int any(const uint32_t *one, const uint32_t *other) {
     return met != 0;
 }
 
+/* The elements have either sign: what is said of one side of the bins goes for the other. */
+static const Span ALL_BINS = {0, SIDE - 1};
+
+static void clear_bins(Span span) {
+    for (int lane = 0; lane < 2; lane++) {
+        for (int side = 0; side < BINS; side += SIDE)
+            memset(scratch.bins[lane] + side + span.first, 0,
+                   (size_t)(span.last - span.first + 1) * sizeof **scratch.bins);
+        memset(scratch.bins[lane] + ZERO_BINS, 0, ZERO_PLACES * sizeof **scratch.bins);
+    }
+}
+
 /* Adds this thread's bins to a row's, touching none that nothing is for. */
-static void add_bins(int64_t *counts, int64_t times) {
-    for (int block = 0; block < BINS; block += BLOCK)
-        if (any(scratch.bins[0] + block, scratch.bins[1] + block))
-            for (int bin = block; bin < block + BLOCK && bin < BINS; bin++)
-                counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
+static void add_bins(int64_t *counts, Span span, int64_t times) {
+    for (int side = 0; side < BINS; side += SIDE)
+        for (int block = side + span.first; block <= side + span.last; block += BLOCK) {
+            int behind = block + BLOCK <= side + span.last ? block + BLOCK : side + span.last + 1;
+            if (behind - block < BLOCK || any(scratch.bins[0] + block, scratch.bins[1] + block))
+                for (int bin = block; bin < behind; bin++)
+                    counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
+        }
+}
+
+/* Counts the bins of few elements in the row itself, but for those of zeros, which no row has. */
+static void add_each(int64_t *counts, uint16_t *bins, int64_t number, int64_t zeros, int64_t times) {
+    if (zeros) {
+        int64_t kept = 0;
+        for (int64_t i = 0; i < number; i++) {
+            bins[kept] = bins[i];
+            kept += bins[i] < BINS;
+        }
+        number = kept;
+    }
+    for (int64_t i = 0; i < number; i++)
+        counts[bins[i]] += times;
 }
 
 static int first_code(double scale) { return (-ilogb(scale) - LOWEST_UNIT) * (1 << MANTISSA_BITS); }
 
+static int bin_of(int code, int first) { return code < first ? 0 : code - first < SIDE ? code - first : SIDE - 1; }
+
 static void add_table(int64_t *counts, int first, int64_t times) {
-    for (int block = 0; block < CODES; block += BLOCK) {
-        int side = block >= SIGN;
-        if ((!side && block >= ZERO_CODES) || !any(scratch.table[0] + block, scratch.table[1] + block))
-            continue;
-        for (int code = block; code < block + BLOCK; code++) {
-            int bin = code - side * SIGN - first;
-            int64_t met = (int64_t)scratch.table[0][code] + scratch.table[1][code];
-            counts[side * SIDE + (bin < 0 ? 0 : bin < SIDE ? bin : SIDE - 1)] += met * times;
-        }
+    for (int side = 0; side < 2; side++) {
+        int from = scratch.used.first / BLOCK * BLOCK;
+        for (int block = side * SIGN + from; block <= side * SIGN + scratch.used.last; block += BLOCK)
+            if (any(scratch.table[0] + block, scratch.table[1] + block))
+                for (int code = block; code < block + BLOCK; code++) {
+                    int64_t met = (int64_t)scratch.table[0][code] + scratch.table[1][code];
+                    counts[side * SIDE + bin_of(code - side * SIGN, first)] += met * times;
+                }
     }
 }
