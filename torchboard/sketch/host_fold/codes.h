@@ -66,11 +66,9 @@ static void count(const uint16_t *codes, int64_t number, uint32_t *even, uint32_
 
 static void clear_table(void) {
     size_t bytes = (size_t)(scratch.used.last - scratch.used.first + 1) * sizeof **scratch.table;
-    for (int lane = 0; lane < 2; lane++) {
+    for (int lane = 0; lane < 2; lane++)
         for (int side = 0; side < CODES; side += SIGN)
             memset(scratch.table[lane] + side + scratch.used.first, 0, bytes);
-        memset(scratch.table[lane] + ZERO_CODES, 0, ZERO_PLACES * sizeof **scratch.table);
-    }
 }
 
 /* Looks at elements of up to 32 bits; their codes go into this thread's table, or, if they are few, stay codes. Gives the

@@ -72,7 +72,7 @@ typedef struct {
     uint16_t codes[SMALL];
     uint32_t bins[2][BIN_PLACES];             /* neighbours are counted apart: one would wait for the other's addition */
     uint32_t table[2][CODES];                 /* likewise */
-    Span used;                                /* of the table, in codes of either sign; all else is zero */
+    Span used;                                /* of the table, in codes of either sign; all else is zero, or of zeros */
     Found kept;                               /* what the table holds, of which fold */
     int64_t kept_number, kept_times, kept_serial;
 } Scratch;

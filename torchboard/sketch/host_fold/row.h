@@ -87,12 +87,10 @@ FOR_EACH_CPU static int any(const uint32_t *one, const uint32_t *other) {
 static const Span ALL_BINS = {0, SIDE - 1};
 
 static void clear_bins(Span span) {
-    for (int lane = 0; lane < 2; lane++) {
+    size_t bytes = (size_t)(span.last - span.first + 1) * sizeof **scratch.bins;
+    for (int lane = 0; lane < 2; lane++)
         for (int side = 0; side < BINS; side += SIDE)
-            memset(scratch.bins[lane] + side + span.first, 0,
-                   (size_t)(span.last - span.first + 1) * sizeof **scratch.bins);
-        memset(scratch.bins[lane] + ZERO_BINS, 0, ZERO_PLACES * sizeof **scratch.bins);
-    }
+            memset(scratch.bins[lane] + side + span.first, 0, bytes);
 }
 
 /* Adds this thread's bins to a row's, touching none that nothing is for. */
