@@ -544,7 +544,7 @@ RUNS: dict[str, tuple[Callable[[SummaryWriter], None], Any]] = {
     "a trial's run that is absolute": (call("add_hparams", {"lr": 1.0}, {"acc": 1.0}, None, "/tmp/x"), REFUSED),
     "a trial's run with NUL": (call("add_hparams", {"lr": 1.0}, {"acc": 1.0}, None, "a\0"), REFUSED),
     "a trial's run of 100 kB": (call("add_hparams", {"lr": 1.0}, {"acc": 1.0}, None, LONG), REFUSED),
-    "a trial with None": (call("add_hparams", {"lr": None}, {"acc": 1.0}, None, "a"), REFUSED),
+    "a trial with None": (call("add_hparams", {"lr": 1.0, "none": None}, {"acc": 1.0}, None, "a"), trial("a", lr=1.0)),
     "a trial with a list": (call("add_hparams", {"lr": [1]}, {"acc": 1.0}, None, "a"), REFUSED),
     "a trial with NaN": (call("add_hparams", {"lr": NAN}, {"acc": 1.0}, None, "a"), REFUSED),
     "a trial with a metric of text": (call("add_hparams", {"lr": 1.0}, {"acc": "high"}, None, "a"), REFUSED),

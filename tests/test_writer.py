@@ -24,6 +24,7 @@ from torchboard import MemorySink, SummaryWriter
 from torchboard.errors import ClosedError, InvalidValueError, TagError, TorchboardError, TorchboardWarning
 from torchboard.run import Run, open_run
 from torchboard.values import OpGraph, encode
+from torchboard.values.hparams import EXPERIMENT_TAG, SESSION_START_TAG
 from torchboard.values.image import decode_png
 from torchboard.values.text import TextTable
 
@@ -307,7 +308,7 @@ def test_a_trial_named_again_gets_another_point_and_keeps_its_hyperparameters(wr
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (({"lr": None}, {"acc": 1.0}), "hyperparameter 'lr'"),
+        (({"lr": {"at": 1}}, {"acc": 1.0}), "hyperparameter 'lr'"),
         (({"lr": 0.1}, {"acc": "high"}), "metric 'acc'"),
         (({"lr": 0.1}, {"": 1.0}), "tag ''"),
         ((["lr"], {"acc": 1.0}), "hyperparameters of type list"),
@@ -325,15 +326,24 @@ def test_a_trial_that_is_refused_writes_nothing(writer, sink, arguments, match):
     assert sink.events == []
 
 
+def test_a_hyperparameter_of_none_is_left_out_and_its_domain_with_it(writer, sink):
+    hparams, domains = {"lr": 0.1, "schedule": None}, {"lr": [0.1, 0.2], "schedule": ["cosine", "linear"]}
+    writer.add_hparams(hparams, {"acc": 1.0}, domains)
+    (event,) = sink.events
+    values = dict(event.pairs)
+    assert dict(values[SESSION_START_TAG].hparams) == {"lr": 0.1}
+    assert [info.name for info in values[EXPERIMENT_TAG].hparams] == ["lr"]
+
+
 def test_a_trial_starts_no_thread_and_is_on_disk_with_its_writer(tmp_path):
     import threading
 
     with SummaryWriter(tmp_path) as writer:
         writer.add_scalar("first", 0.0, 0)
-        before = threading.active_count()
+        before = set(threading.enumerate())
         for number in range(3):
             writer.add_hparams({"lr": number}, {"acc": 1.0}, run_name=f"trial{number}")
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["trial0", "trial1", "trial2"]
 
 
@@ -352,11 +362,11 @@ def test_scalars_of_one_chart_need_no_file_or_thread_but_one_file_a_run(tmp_path
 
     with SummaryWriter(tmp_path) as writer:
         writer.add_scalar("first", 0.0, 0)
-        threads = threading.active_count()
+        before = set(threading.enumerate())
         for step in range(3):
             writer.add_scalars("loss", {"train": 0.5, "test": 0.25}, step)
         writer.flush()
-        assert threading.active_count() == threads
+        assert set(threading.enumerate()) <= before
     files = sorted(path.relative_to(tmp_path).parts[:-1] for path in tmp_path.rglob("*tfevents*"))
     assert files == [(), ("loss_test",), ("loss_train",)]
 

@@ -66,8 +66,12 @@ def copied_levels(values: Any) -> Copied:
     """
     torch = sys.modules.get("torch")
     if torch is not None and _is_plain(torch, values):
-        if values.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-            return _on_its_way(values.detach().float().nan_to_num(0.0).clamp_(0, 1).mul_(255).to(torch.uint8))
+        if values.dtype in (torch.float16, torch.bfloat16) and values.numel():
+            values = values.detach().float()
+        if values.dtype in (torch.float32, torch.float64) and values.ndim and values.numel():
+            if not values.is_cpu:
+                return _on_its_way(values.detach().float().nan_to_num(0.0).clamp_(0, 1).mul_(255).to(torch.uint8))
+            values = to_array(values)
     if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size and values.ndim:
         return _arrived(to_levels(values))
     return copied(values)

@@ -251,7 +251,7 @@ class DashboardMethods:
         A second call with the same ``run_name`` and hyperparameters adds a point to the metrics.
 
         Args:
-            hparam_dict: name -> boolean, number or text.
+            hparam_dict: name -> boolean, number or text; one that is None is left out.
             metric_dict: tag -> number; the tags of all trials are the table's columns.
             hparam_domain_discrete: name -> all values that it can take; the table then shows the columns of this trial only.
             run_name: the run's name below this one; by default the time.
@@ -265,11 +265,14 @@ class DashboardMethods:
         from torchboard.hparams.trials import finished_trial, plain_hparams, trial_id_of
 
         _check_mapping("metrics", metric_dict, "give {'accuracy': 0.7}, say")
-        _check_mapping("domains", hparam_domain_discrete or {}, "give {'optimizer': ['sgd', 'adam']}, say")
-        if isinstance(hparam_dict, Mapping):  # what the peer refuses stays refused: None, and dicts inside
-            hparam_dict = {key: plain(getattr(key, "name", key), value) for key, value in hparam_dict.items()}
+        domains = hparam_domain_discrete or {}
+        _check_mapping("domains", domains, "give {'optimizer': ['sgd', 'adam']}, say")
+        if isinstance(hparam_dict, Mapping):  # what the peer refuses stays refused: dicts inside
+            domains = {key: domain for key, domain in domains.items() if hparam_dict.get(key, key) is not None}
+            given = ((key, value) for key, value in hparam_dict.items() if value is not None)
+            hparam_dict = {key: plain(getattr(key, "name", key), value) for key, value in given}
         hparams = plain_hparams(hparam_dict)
-        trial = finished_trial(hparams, metric_dict, hparam_domain_discrete)
+        trial = finished_trial(hparams, metric_dict, domains)
         pairs, pending = scalars({tag: check_metric(tag, value) for tag, value in metric_dict.items()})
         step = check_step(self._step() if global_step is None else global_step)
         name = run_name or str(time.time())

@@ -7,9 +7,9 @@ through ``Run.write``, which checks and says.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from time import time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -60,16 +60,17 @@ class ScalarMethods:
         """
         number = scalar_value if type(scalar_value) is float else _metrics().check_metric(tag, scalar_value)
         lane, curve = self._lane, self._curves.get(tag) if type(tag) is str else None
+        queue = lane.queue
         if (
             curve is not None
             and type(number) is float
             and type(global_step) is int
             and curve.step < global_step <= MAX_STEP
             and walltime is None
-            and len(lane.queue) < lane.limit
+            and len(queue) < lane.limit
         ):
             curve.step = global_step
-            lane.queue.append(pack_point(self._number, curve.number, global_step, time.time(), number))
+            queue.append(pack_point(self._number, curve.number, global_step, time(), number))
         else:
             self._write_numbers((tag,), (number,), global_step, walltime)
 

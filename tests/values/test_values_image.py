@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image, encode
-from torchboard.values.image import grid, to_pixels
+from torchboard.values.image import grid, to_levels, to_pixels
 
 PICTURES = hnp.arrays(
     np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4]))
@@ -56,6 +56,24 @@ def test_the_wire_form_is_width_height_and_one_png_a_picture():
 )
 def test_numbers_of_any_type_become_the_pixels_one_means(array, expected):
     assert to_pixels(array, "HW").reshape(-1).tolist() == expected
+
+
+STRANGE = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "negative": -0.5, "above": 1.5, "-0": -0.0, "within": 0.3}
+
+
+@pytest.mark.parametrize("layout", ["CHW", "HWC"])
+@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
+def test_one_strange_number_in_a_large_picture_changes_its_own_pixel_only(strange, layout):
+    array = (
+        np.random.default_rng(0)
+        .random((400, 300, 3), np.float32)
+        .transpose([2, 0, 1] if layout == "CHW" else [0, 1, 2])
+    )
+    array[1, 200, 2] = strange
+    expected = (np.clip(np.where(np.isnan(array), 0, array), 0, 1) * np.float32(255)).astype(np.uint8)
+    whole = np.ascontiguousarray(array)
+    assert np.array_equal(to_levels(array), expected) and np.array_equal(to_levels(whole), expected)
+    assert np.array_equal(to_pixels(whole, layout)[0], expected.transpose(1, 2, 0) if layout == "CHW" else expected)
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC", "CHW", "HWC", "HW", "NHW", "WH"])

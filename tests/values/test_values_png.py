@@ -140,6 +140,45 @@ def test_a_file_is_as_small_as_that_of_a_general_encoder(size, make, channels):
     assert len(encode_png(picture)) < 1.01 * size_from_pillow(picture) + 12
 
 
+def ramp(height, width, channels):
+    """Shades from left to right: few colours, of which each row is the same."""
+    return np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, channels))
+
+
+def one_color(height, width, channels):
+    return np.full((height, width, channels), 77, np.uint8)
+
+
+def squares(height, width, channels):
+    return noise(4, 4, channels).repeat(height // 4, 0).repeat(width // 4, 1)
+
+
+def strokes(height, width, channels):
+    """A bright line on black, with soft edges."""
+    y, x = np.ogrid[:height, :width, :1][:2]
+    return np.broadcast_to(np.clip(2 - abs(0.6 * x - 0.8 * y), 0, 1) * 255, (height, width, channels)).astype(np.uint8)
+
+
+SMALL = (noise, photograph, ramp, one_color, squares, strokes)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("side", [8, 16, 28, 32, 64])
+def test_a_small_picture_takes_no_more_than_that_of_a_general_encoder(side, make, channels):
+    picture = np.ascontiguousarray(make(side, side, channels))
+    data = encode_png(picture)
+    assert len(data) <= size_from_pillow(picture)
+    assert np.array_equal(decode_png(data), picture)
+
+
+def test_of_small_pictures_written_together_each_has_what_suits_it():
+    specks = np.where(noise(32, 32, 3) < 20, noise(32, 32, 3), 128).astype(np.uint8)  # guesses make two of each
+    pictures = np.stack([photograph(32, 32, 3), specks] * 8)
+    together, photographs = (sum(map(len, encode_pngs(some))) for some in (pictures, pictures[::2]))
+    assert together - photographs < 8 * 1.3 * len(zlib.compress(specks.tobytes(), 9))
+
+
 def test_a_picture_of_few_colors_is_stored_as_indices():
     levels = (photograph(200, 200, 1)[:, :, 0] // 4).astype(np.uint8)
     colors = noise(64, 3)

@@ -12,7 +12,7 @@ from torchboard.eventfile.framing import frame, unframe
 from torchboard.values import encode
 from torchboard.values.points import MAX_TAG_BYTES, NAMES, POINT, PointEncoder, events_of, pack_point
 
-STEPS = st.integers(-(2**63), 2**63 - 1).filter(bool) | st.sampled_from([1, 127, 128, 2**14 - 1, 2**14, 2**35, -1])
+STEPS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from([0, 1, 127, 128, 2**14 - 1, 2**14, 2**35, -1])
 TAGS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_TAG_BYTES // 4)
 WALL_TIMES = st.floats(allow_nan=False, allow_infinity=False).filter(bool)
 
@@ -47,8 +47,9 @@ def test_an_encoder_learns_tags_as_they_come():
         assert encoded(packed, encoder) == one_by_one(packed)
 
 
-def test_step_zero_is_spelled_out_and_reads_as_zero():
+def test_step_zero_takes_no_bytes_and_reads_as_zero():
     data = encoded(points(("loss", 0, 2.0, 0.5), ("loss", 1, 3.0, -0.0)))
+    assert len(data) == 2 * len(encoded(points(("loss", 0, 2.0, 0.5)))) + 2
     events = [proto.Event.FromString(record.data) for record in unframe(data)]
     assert [(event.step, event.wall_time) for event in events] == [(0, 2.0), (1, 3.0)]
     assert [event.summary.value[0].simple_value for event in events] == [0.5, -0.0]

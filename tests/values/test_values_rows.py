@@ -11,7 +11,7 @@ from torchboard.sink.memory import MemorySink
 from torchboard.values import encode
 from torchboard.values.rows import Row, RowEncoder
 
-STEPS = st.integers(-(2**63), 2**63 - 1).filter(bool)
+STEPS = st.integers(-(2**63), 2**63 - 1) | st.just(0)
 WALL_TIMES = st.floats(allow_nan=False, allow_infinity=False).filter(bool)
 TAGS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
 

@@ -44,8 +44,15 @@ def test_no_dashboard_of_tensorboard_claims_it():
 
     claimed = {getattr(plugin, "plugin_name", "") for plugin in default.get_plugins()}
     assert "scalars" in claimed and Array.plugin not in claimed
-    message = proto.Event.FromString(wire(Array(np.zeros(2)))).summary.value[0]
-    assert message.metadata.data_class == proto.DataClass["DATA_CLASS_TENSOR"].number
+
+
+SMALL = hnp.arrays(st.sampled_from(["?", "u1", "i1", "<f4", "<f8"]), hnp.array_shapes(min_dims=0, max_dims=3))
+
+
+@given(SMALL)
+def test_no_array_of_floats_bytes_or_booleans_takes_more_bytes_than_with_the_peer(data):
+    theirs = event_pb2.Event(wall_time=1.0, summary=peer("array", torch.from_numpy(data)))
+    assert len(wire(Array(data))) <= len(theirs.SerializeToString())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torchboard.errors import InvalidValueError
 from torchboard.values.png import MODES, decode_png, encode_pngs
 from torchboard.values.value import metadata, string_tensor
 
-_PART_BYTES = 1 << 20
+_PART_BYTES = 1 << 19
 """So much of an array becomes pixels at a time: what stays in the cache."""
 
 
@@ -115,7 +115,8 @@ def to_pixels(array: np.ndarray, layout: str) -> np.ndarray:
 def to_levels(array: np.ndarray) -> np.ndarray:
     """Numbers as ``to_pixels`` takes them, with their axes as they are: uint8 of the same shape, in memory of its own."""
     levels = np.empty(array.shape, np.uint8)
-    _put_levels(array, levels)
+    whole = array.flags.c_contiguous
+    _put_levels(array.reshape(-1) if whole else array, levels.reshape(-1) if whole else levels)
     return levels
 
 
@@ -133,11 +134,14 @@ def _levels(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype.kind in "iu":
         return np.clip(array, 0, 255).astype(np.uint8)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         wide = array.astype(np.float32, copy=False)
-    levels = np.fmax(wide, np.float32(0))  # of NaN and a number fmax gives the number
-    np.minimum(levels, np.float32(1), out=levels)
-    return np.multiply(levels, np.float32(255), out=levels)
+        least, greatest = wide.min(), wide.max()  # NaN where there is one
+    if np.isnan(least):
+        wide = np.fmax(wide, np.float32(0))  # of NaN and a number it gives the number
+    if not 0 <= least <= greatest <= 1:
+        wide = np.clip(wide, np.float32(0), np.float32(1))
+    return wide * np.float32(255)
 
 
 def _check_sizes(shape: tuple[int, ...], layout: str) -> None:

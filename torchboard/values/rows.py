@@ -64,7 +64,7 @@ class RowEncoder:
         self._templates: dict[tuple[str, ...], tuple[bytes, np.ndarray]] = {}
 
     def encode(self, row: Row) -> bytes:
-        """The record of a row: the bytes that protobuf writes for the event, but that step 0 is spelled out."""
+        """The record of a row: the bytes that protobuf writes for the event."""
         template = self._templates.get(row.tags)
         if template is None:
             if len(self._templates) >= _MAX_TEMPLATES:
@@ -74,8 +74,8 @@ class RowEncoder:
         with np.errstate(over="ignore"):  # float32 is what TensorBoard shows: a number beyond it is infinite
             numbers = np.array(row.values).astype("<f4")
         summary[places] = numbers.view(np.uint8).reshape(len(numbers), wire.FLOAT_BYTES)
-        head = wire.WALL_TIME + struct.pack("<d", row.wall_time) + wire.STEP + wire.varint(row.step % 2**64)
-        return frame(head + summary.tobytes())
+        step = wire.STEP + wire.varint(row.step % 2**64) if row.step else b""
+        return frame(wire.WALL_TIME + struct.pack("<d", row.wall_time) + step + summary.tobytes())
 
 
 def _template(tags: tuple[str, ...]) -> tuple[bytes, np.ndarray]:

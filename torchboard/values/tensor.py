@@ -12,7 +12,7 @@ import numpy as np
 
 from torchboard import proto
 from torchboard.errors import InvalidValueError
-from torchboard.values.value import TENSOR, metadata
+from torchboard.values.value import metadata
 
 _FIELDS = {
     "DT_FLOAT": ("<f4", "float_val"),
@@ -65,9 +65,13 @@ class Array:
         return self.data.nbytes
 
     def encode(self, tag: str, event: Any) -> None:
-        """Adds it as a tensor: its own bytes."""
+        """Adds it as a tensor: its own bytes, which every reader takes. Of a list of whole numbers, which would be shorter where
+        they are small, tbparse gives up on the whole log.
+
+        It has no class of data, which is for dashboards to ask for; so TensorBoard's servers need not hold it.
+        """
         message = event.summary.value.add(tag=tag)
-        message.metadata.CopyFrom(metadata(self.plugin, TENSOR))
+        message.metadata.CopyFrom(metadata(self.plugin))
         message.tensor.CopyFrom(tensor_proto(self.data))
 
     @classmethod
@@ -77,11 +81,10 @@ class Array:
 
 
 def tensor_proto(array: np.ndarray) -> Any:
-    """A ``TensorProto`` of an array's own type, little-endian."""
+    """A ``TensorProto`` of an array's own type, little-endian; a number without axes needs no shape."""
     kind = _little(array.dtype)
     content = np.ascontiguousarray(array, dtype=kind).tobytes()
     message = proto.TensorProto(dtype=_NUMBERS[kind], tensor_content=content)
-    message.tensor_shape.SetInParent()
     for size in array.shape:
         message.tensor_shape.dim.add(size=size)
     return message
