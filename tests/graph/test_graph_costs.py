@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ import torch
 import torchvision.models as zoo
 from graph_models import Block, ConvNet, TwoTowers, ops, record
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
 import torchboard
+from torchboard.graph import modes
 from torchboard.graph.layer_costs import LayerCost, LayerCosts, layer_costs
 from torchboard.graph.op_graph import graph_profile, op_graph
 
@@ -146,6 +151,50 @@ def test_times_are_those_of_operators_one_after_the_other(sleep):
         end = cost.start + cost.seconds
 
 
+def test_what_the_measurement_takes_is_in_no_time(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(modes, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+
+    class Ticking(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.torchboard_tests.ticks(x) * 2
+
+    library = torch.library.Library("torchboard_tests", "FRAGMENT")
+    library.define("ticks(Tensor x) -> Tensor")
+    library.impl("ticks", lambda x: x + sum(next(ticks) for _ in range(5)), "CompositeExplicitAutograd")
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return Ticking.apply(x)
+
+    try:
+        times = {node.name: node.cost.seconds for node in record(Net(), torch.zeros(2)).nodes if node.kind == "op"}
+    finally:
+        library._destroy()
+    assert times["ticks"] == 5
+    assert 0 < times["mul"] < 1e-6
+
+
+def test_nobody_sees_how_the_measurement_is_measured():
+    seen: list[str] = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), Operators(), Functions():
+        record(nn.ReLU(), torch.zeros(2))
+    assert [name for name in seen if "same_size" in name or "empty" in name] == []
+    assert "relu" in seen
+
+
 def test_a_profile_has_the_names_of_the_graph_and_spans_that_add_up():
     graph = record(ConvNet(), torch.zeros(2, 1, 8, 8))
     profile = {stats.name: stats for stats in graph_profile(graph).nodes}
@@ -229,3 +278,7 @@ def test_the_table_of_a_large_model_has_a_row_a_group():
     assert [cell.strip() for cell in rows[0].strip("|").split("|")][:4] == ["`blocks.0`", "", "", "8"]
     assert rows[-2].startswith("| `head`")
     assert "b__c" in LayerCosts("Net", layers[:4]).markdown()
+
+
+def test_a_recording_does_not_bring_the_compiler_in():
+    assert not hasattr(modes.OperatorMode.__torch_dispatch__, "__wrapped__")

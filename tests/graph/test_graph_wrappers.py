@@ -60,5 +60,20 @@ def test_a_wrapped_model_is_drawn_as_its_author_wrote_it(wrap, alone):
     assert LAYERS | PARAMETERS <= names
     assert {name.partition("/")[0] for name in names} == {"x", "Net", "output"}
     assert {name for name in names if "linear" in name} == {name for name in LAYERS if "linear" in name}
+    assert {name.split("/")[1] for name in names if name.startswith("Net/")} == {"a", "block", "b"}
     drawn = {node.name for node in step.graph.nodes}
     assert LAYERS <= drawn and any(name.startswith("gradients/Net/block/") for name in drawn)
+
+
+def test_what_a_hook_of_a_layer_does_before_its_call_lies_in_its_box():
+    sink, model = MemorySink(), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[2].register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, histogram_freq=0, feature_maps=False, write_graph="step") as monitor:
+        for _ in range(2):
+            model(torch.rand(3, 4)).sum().backward()
+            optimizer.step()
+        monitor.log_epoch()
+    ((_, graph),), ((_, step),) = sink.series("__run_graph__"), sink.series("train_step")
+    assert "Sequential/2_Linear/mul" in {node.name for node in graph.nodes}
+    assert "Sequential/2_Linear/mul" in {node.name for node in step.graph.nodes}

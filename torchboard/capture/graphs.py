@@ -12,6 +12,7 @@ from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.observed_step import StepRecorder
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
+from torchboard.graph.spans import PATIENCE, known
 
 
 def check_write_graph(value: object) -> None:
@@ -52,7 +53,10 @@ class FirstPassGraph:
         """What the layers cost in the recorded pass; before that, their parameters alone."""
         if self._take(last=False):
             self._costs = layer_costs(self._model, self._graph())
-        return self._costs or layer_costs(self._model, None)
+        if self._costs is None:
+            return layer_costs(self._model, None)
+        known(span for layer in self._costs.layers for span in layer.spans)
+        return self._costs
 
     def listen(self, on: bool) -> None:
         """Whether the next pass may be recorded; it never is twice."""
@@ -63,11 +67,17 @@ class FirstPassGraph:
                 recorder.attach()
 
     def collect(self, last: bool = False) -> RecordedGraph | None:
-        """The graph, once, if a pass was recorded; with ``last``, what ran of one that raised will do."""
+        """The graph, once, if a pass was recorded and devices have told their times, which they do later.
+
+        With ``last``, what ran of a pass that raised will do, and times that are not there in some seconds are left out.
+        """
         self._take(last)
         if not self._has_news:
             return None
-        recorded = RecordedGraph.of(self._model, self._graph())
+        graph = self._graph()
+        if not known(graph.spans, PATIENCE if last else 0) and not last:
+            return None
+        recorded = RecordedGraph.of(self._model, graph)
         self._costs, self._has_news = recorded.costs, False
         if len(self._recorded) == len(self._recorders):
             self._graphs.clear()
@@ -121,9 +131,13 @@ class StepGraph:
         self._is_first_step = False
         self.listen(True)
 
-    def collect(self) -> RecordedStep | None:
-        """The graph, once, if a step was recorded."""
-        graph, self._recorder.graph = self._recorder.graph, None
+    def collect(self, last: bool = False) -> RecordedStep | None:
+        """The graph, once, if a step was recorded; with ``last`` and for device times as of a first pass."""
+        graph = self._recorder.graph
+        if graph is not None and (known(graph.spans, PATIENCE if last else 0) or last):
+            self._recorder.graph = None
+        else:
+            graph = None
         if self._is_done or self.error is not None:
             self._recorder.close()
         return None if graph is None else RecordedStep(graph)

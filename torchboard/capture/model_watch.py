@@ -187,7 +187,7 @@ class ModelWatch:
         for phase, graph in self._graphs.items():
             if (recorded := graph.collect(last)) is not None:
                 yield phase, recorded
-        if self._step_graph is not None and (step := self._step_graph.collect()) is not None:
+        if self._step_graph is not None and (step := self._step_graph.collect(last)) is not None:
             yield TRAIN, step
 
     def costs(self) -> LayerCosts:

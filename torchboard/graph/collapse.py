@@ -91,5 +91,6 @@ def _node(position: int, group: list[Node], depth: int, inputs: tuple[Source, ..
             nbytes=sum(node.cost.nbytes for node in group),
             seconds=sum(node.cost.seconds for node in group),
             start=first.cost.start,
+            spans=tuple(span for node in group for span in node.cost.spans),
         ),
     )

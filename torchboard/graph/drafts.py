@@ -40,7 +40,8 @@ class Draft:
         """Adds the cost of one operator."""
         was = self.cost
         if was is not None:
-            cost = Cost(was.flops + cost.flops, was.nbytes + cost.nbytes, was.seconds + cost.seconds, was.start)
+            seconds, spans = was.seconds + cost.seconds, was.spans + cost.spans
+            cost = Cost(was.flops + cost.flops, was.nbytes + cost.nbytes, seconds, was.start, spans)
         self.cost = cost
 
     def finished(self, order: dict[int, int], scope: Scope) -> Node:

@@ -15,11 +15,14 @@ from torch import nn
 
 from torchboard.graph.module_names import class_name, module_names, parameter_names
 from torchboard.graph.nodes import Graph, Node
+from torchboard.graph.spans import Span, seconds_of
 from torchboard.graph.tensors import is_flat_shard
 
 _MAX_ROWS = 300
 _UNSAFE = re.compile(r"[`|\s]")
-_HEADER = ("layer", "class", "output", "parameters", "FLOPs", "time", "activations")
+_DEVICE_TIME = "device time"
+"""The column that is shown only if something ran on a device whose times are known."""
+_HEADER = ("layer", "class", "output", "parameters", "FLOPs", "time", _DEVICE_TIME, "activations")
 _LEFT = 3
 """How many columns hold text; the others hold numbers."""
 
@@ -34,8 +37,9 @@ class LayerCost:
         output: shape of what it gave last, None where nothing is known.
         parameters: elements of the parameters that it owns.
         flops: floating point operations of the pass.
-        seconds: time that its operators ran; 0 where that cannot be seen from the host.
+        seconds: time that its operators ran on the host.
         nbytes: memory allocated for its results.
+        spans: of its operators that ran on devices, how long each did there.
     """
 
     name: str
@@ -45,6 +49,12 @@ class LayerCost:
     flops: int = 0
     seconds: float = 0.0
     nbytes: int = 0
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def device_seconds(self) -> float:
+        """Time that its operators ran on devices, as far as that is known by now."""
+        return seconds_of(self.spans)
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,20 @@ class LayerCosts:
         """The totals in a sentence, and a table with a row a layer; of a large model with a row a group of layers."""
         total, layers = self.total, _grouped(self.layers)
         figures = [
+            (f"{_time(total.seconds)} in operators", total.seconds),
+            (f"{_time(total.device_seconds)} on a device", total.device_seconds),
+            (f"{_bytes(total.nbytes)} of activations", total.nbytes),
+        ]
+        shown = [
             f"{total.parameters:,} parameters",
             f"{total.flops:,} FLOPs",
-            f"{_time(total.seconds)} in operators",
-            f"{_bytes(total.nbytes)} of activations",
+            *(text for text, known in figures if known),
         ]
-        shown = figures[:2] + [text for text, known in zip(figures[2:], (total.seconds, total.nbytes)) if known]
         sentences = [f"{self.model}: {', '.join(shown)}.", f"Note: {self.note}." if self.note else ""]
-        return "\n".join([" ".join(filter(None, sentences)), "", *_lines([*map(_cells, layers), _cells(total)])])
+        rows = [[*_HEADER], *map(_cells, layers), _cells(total)]
+        if not total.device_seconds:
+            rows = [[cell for cell, title in zip(row, _HEADER) if title != _DEVICE_TIME] for row in rows]
+        return "\n".join([" ".join(filter(None, sentences)), "", *_lines(rows)])
 
 
 def layer_costs(model: nn.Module, graph: Graph | None) -> LayerCosts:
@@ -101,6 +117,7 @@ def layer_costs(model: nn.Module, graph: Graph | None) -> LayerCosts:
             flops=sum(node.cost.flops for node in ran.get(name, ())),
             seconds=sum(node.cost.seconds for node in ran.get(name, ())),
             nbytes=sum(node.cost.nbytes for node in ran.get(name, ())),
+            spans=tuple(span for node in ran.get(name, ()) for span in node.cost.spans),
         )
         for module, name in module_names(model).items()
         if name in ran or name in owned
@@ -135,6 +152,7 @@ def _sum(name: str, kind: str, layers: Iterable[LayerCost]) -> LayerCost:
         flops=sum(layer.flops for layer in layers),
         seconds=math.fsum(layer.seconds for layer in layers),
         nbytes=sum(layer.nbytes for layer in layers),
+        spans=tuple(span for layer in layers for span in layer.spans),
     )
 
 
@@ -147,13 +165,14 @@ def _cells(layer: LayerCost) -> list[str]:
         f"{layer.parameters:,}" if layer.parameters else "",
         _quantity(layer.flops, "", 1000) if layer.flops else "",
         _time(layer.seconds) if layer.seconds else "",
+        _time(layer.device_seconds) if layer.device_seconds else "",
         _bytes(layer.nbytes) if layer.nbytes else "",
     ]
 
 
 def _lines(rows: list[list[str]]) -> list[str]:
-    """A Markdown table that is one in a terminal, too."""
-    widths = [max(map(len, column)) for column in zip(_HEADER, *rows)]
+    """A Markdown table that is one in a terminal, too; the first row is its header."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
     rule = ["-" * width if i < _LEFT else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     return [
         "| "
@@ -161,7 +180,7 @@ def _lines(rows: list[list[str]]) -> list[str]:
             cell.ljust(width) if i < _LEFT else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
         )
         + " |"
-        for row in (_HEADER, rule, *rows)
+        for row in (rows[0], rule, *rows[1:])
     ]
 
 

@@ -14,13 +14,20 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from torchboard.graph.tensors import tensors_in
+from torchboard.graph.device_clock import DeviceClock
+from torchboard.graph.spans import Span
+from torchboard.graph.tensors import given_tensors
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_NOTHING = torch.ops.aten.is_same_size.default
+"""An operator that compares two shapes and makes nothing."""
+_TRIES = 10
+_LEAST = 1e-9
+"""Seconds that an operator on the host takes at least: 0 says that nobody knows."""
 
 
 class OperatorCall(NamedTuple):
@@ -28,7 +35,8 @@ class OperatorCall(NamedTuple):
 
     Attributes:
         given: the tensors among its arguments.
-        seconds: that the call took.
+        seconds: that the call took on the host, without what the measurement itself takes.
+        span: the time that it takes on a device; None if it ran on the CPU, or nobody can tell.
     """
 
     operator: Any
@@ -37,6 +45,7 @@ class OperatorCall(NamedTuple):
     result: Any
     given: list[torch.Tensor]
     seconds: float = 0.0
+    span: Span | None = None
 
 
 class Listener(Protocol):
@@ -49,7 +58,10 @@ class Listener(Protocol):
         """It returned ``result``, or raised and ``result`` is None."""
 
     def operator_begins(self, given: list[torch.Tensor]) -> Any:
-        """An operator is about to run on these tensors; what this returns comes back in ``operator_ends``."""
+        """An operator is about to run on these tensors; what this returns comes back in ``operator_ends``.
+
+        None if nobody wants to know of it.
+        """
 
     def operator_ends(self, token: Any, call: OperatorCall) -> None:
         """It ran."""
@@ -82,22 +94,46 @@ class OperatorMode(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, listener: Listener) -> None:
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No to a wrapper around every call, which keeps the compiler out of it and imports the compiler for that: a second.
+
+        Where code is compiled, a recorded pass runs in the stance ``force_eager``, which keeps it out as well.
+        """
+        return False
+
+    def __init__(self, listener: Listener, device_clock: DeviceClock) -> None:
         super().__init__()
         self._listener = listener
+        self._device_clock = device_clock
+        self._empty_call = _empty_call()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Arguments = (), kwargs: Keywords | None = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and _is_plain_composite(func, args, kwargs):
             with self:
                 return func._op_dk(_COMPOSITE, *args, **kwargs)
-        given = tensors_in((args, kwargs))
+        given = given_tensors(args, kwargs)
         token = self._listener.operator_begins(given)
+        started = None if token is None else self._device_clock.start(func, given, kwargs)
         began = time.perf_counter()
         result = func(*args, **kwargs)
-        seconds = time.perf_counter() - began
-        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result, given, seconds))
+        seconds = max(time.perf_counter() - began - self._empty_call, _LEAST)
+        span = None if started is None else self._device_clock.stop(started)
+        self._listener.operator_ends(token, OperatorCall(func, args, kwargs, result, given, seconds, span))
         return result
+
+
+def _empty_call() -> float:
+    """Seconds that the clock shows for an operator that does nothing, the least of some; no mode sees it."""
+    spent = []
+    with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        empty = torch.empty(0, device="cpu")
+        for _ in range(_TRIES):
+            began = time.perf_counter()
+            _NOTHING(empty, empty)
+            spent.append(time.perf_counter() - began)
+    return min(spent)
 
 
 def _is_plain_composite(operator: Any, args: Arguments, kwargs: Keywords) -> bool:
@@ -106,27 +142,27 @@ def _is_plain_composite(operator: Any, args: Arguments, kwargs: Keywords) -> boo
         return False
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), _COMPOSITE):
         return False
-    tensors = tensors_in((args, kwargs))
+    tensors = given_tensors(args, kwargs)
     return all(type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested for tensor in tensors)
 
 
 Modes = tuple[FunctionMode, OperatorMode]
 
 
-def enter(listener: Listener) -> Modes:
-    """Puts both modes on this thread's stacks."""
-    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener)
+def enter(listener: Listener, device_clock: DeviceClock) -> Modes:
+    """Puts both modes on this thread's stacks; operators on devices are timed by that clock."""
+    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener, device_clock)
     operator_mode.__enter__()
     function_mode.__enter__()
     return function_mode, operator_mode
 
 
-def enter_under(listener: Listener) -> Modes:
+def enter_under(listener: Listener, device_clock: DeviceClock) -> Modes:
     """Puts both modes on this thread's stacks below all others, which may come off before these do.
 
     So they can stay on while the user's own code leaves contexts that it had entered before.
     """
-    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener)
+    function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener, device_clock)
     _put_under(operator_mode, _user_modes(), TorchDispatchMode)
     _put_under(function_mode, _get_current_function_mode_stack(), TorchFunctionMode)
     return function_mode, operator_mode

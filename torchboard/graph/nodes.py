@@ -6,8 +6,11 @@ with smaller ids, so the order of the nodes is an order in which they can be run
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from torchboard.graph.spans import Span, seconds_of
 
 Kind = Literal["op", "input", "parameter", "buffer", "constant", "output"]
 Scope = tuple[str, ...]
@@ -47,15 +50,22 @@ class Cost:
         flops: floating point operations as ``torch.utils.flop_counter`` counts them: two for a multiplication and an
             addition, none for what is not a product of matrices, a convolution or attention.
         nbytes: bytes of the storages that it allocated for its results; none for a view or an in-place write.
-        seconds: how long its operators ran; 0 where that cannot be seen from the host (CUDA) or nothing was computed.
-        start: the seconds that operators had run when it began. What lies between operators is left out: the recorder's
-            own work is there.
+        seconds: how long its operators ran on the host; 0 if they ran elsewhere or nothing was computed.
+        start: the seconds that operators had run on the host when it began. What lies between operators is left out: the
+            recorder's own work is there.
+        spans: of its operators that ran on devices, how long each did there, which is known later.
     """
 
     flops: int = 0
     nbytes: int = 0
     seconds: float = 0.0
     start: float = 0.0
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def device_seconds(self) -> float:
+        """How long its operators ran on devices, as far as that is known by now."""
+        return seconds_of(self.spans)
 
 
 @dataclass(frozen=True)
@@ -117,3 +127,8 @@ class Graph:
     nodes: tuple[Node, ...]
     calls: tuple[ModuleCall, ...]
     note: str = ""
+
+    @property
+    def spans(self) -> Iterator[Span]:
+        """The device times of all its nodes."""
+        return (span for node in self.nodes for span in node.cost.spans)

@@ -83,7 +83,9 @@ class GraphRecorder:
     def _hook(self, module: nn.Module, name: str, is_root: bool) -> None:
         begins = self._root_begins if is_root else functools.partial(self._begins, name)
         ends = self._root_ends if is_root else functools.partial(self._ends, name)
-        self._handles.append(module.register_forward_pre_hook(GuardedHook(begins, self._failed), with_kwargs=is_root))
+        hook = GuardedHook(begins, self._failed)
+        # A layer's comes before all others, so that what they do for its call, such as to gather its weights, is in its box.
+        self._handles.append(module.register_forward_pre_hook(hook, prepend=not is_root, with_kwargs=is_root))
         self._handles.append(module.register_forward_hook(GuardedHook(ends, self._failed), always_call=True))
 
     def _begins(self, name: str, module: nn.Module, args: Any) -> None:
@@ -138,8 +140,8 @@ class GraphRecorder:
             running.tape.take(result)
             self.graph = running.tape.graph()
         elif alive:
-            note = f"the pass raised {type(raised).__name__}, and this is what ran before"
-            self.partial = dataclasses.replace(running.tape.graph(), note=note)
+            note, graph = f"the pass raised {type(raised).__name__}, and this is what ran before", running.tape.graph()
+            self.partial = dataclasses.replace(graph, note="; ".join(filter(None, (note, graph.note))))
         if complete or not wanted or self.error is not None:
             self.detach()
 
@@ -174,7 +176,7 @@ class _Pass:
         self._modes: modes.Modes | None = None
 
     def begin(self) -> None:
-        self._modes = modes.enter(self)
+        self._modes = modes.enter(self, self.tape.device_clock)
 
     def end(self) -> bool:
         """Leaves the modes and returns True; but if the pass goes on, on another thread, it only ends the recording."""

@@ -73,7 +73,8 @@ class StepRecorder:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             begins, ends = functools.partial(self._begins, name), functools.partial(self._ends, name)
-            self._handles.append(module.register_forward_pre_hook(GuardedHook(begins, self._failed), with_kwargs=True))
+            hook = GuardedHook(begins, self._failed)
+            self._handles.append(module.register_forward_pre_hook(hook, prepend=bool(name), with_kwargs=True))
             self._handles.append(module.register_forward_hook(GuardedHook(ends, self._failed), always_call=True))
         if not self._optimizer_handles:
             before, after = (
@@ -111,7 +112,7 @@ class StepRecorder:
         if self._tape is None and self.error is None and torch.is_grad_enabled() and not in_backward():
             self._leave()
             self._tape = StepTape(unwrapped(self._model), module_names(self._model))
-            self._modes = modes.enter_under(self)
+            self._modes = modes.enter_under(self, self._tape.device_clock)
 
     def _begins(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if in_backward() or self.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from torchboard.graph.labels import drawn_names
 from torchboard.graph.nodes import Graph, Node, Source
@@ -30,22 +31,33 @@ def op_graph(graph: Graph) -> OpGraph:
 def graph_profile(graph: Graph) -> GraphProfile:
     """What the operations of ``op_graph(graph)`` cost.
 
-    Times are those of operators alone, one after the other, so that the time of a box is the sum of what is in it.
+    Times are those of operators alone, one after the other whatever they ran on, so that the time of a box is the sum of
+    what is in it. Those on devices are in it as far as they have been read.
     """
-    named = [(graph.nodes[number], name) for number, name in drawn_names(graph).items()]
-    return GraphProfile(
-        tuple(
-            _stats(node, name, _device(node.outputs[0].device))
-            for node, name in named
-            if node.kind == "op" and node.outputs
-        )
-    )
+    names = drawn_names(graph)
+    stats: list[NodeStats] = []
+    on_devices = 0.0
+    for node in graph.nodes:
+        if node.id in names and node.kind == "op" and node.outputs:
+            stats += _stats(node, names[node.id], on_devices)
+        on_devices += node.cost.device_seconds
+    return GraphProfile(tuple(stats))
 
 
-def _stats(node: Node, name: str, device: str) -> NodeStats:
-    start, end = node.cost.start * 1e6, (node.cost.start + node.cost.seconds) * 1e6
-    duration = max(1, round(end) - round(start)) if node.cost.seconds else 0
-    return NodeStats(name, device, round(start), duration, node.cost.nbytes)
+def _stats(node: Node, name: str, before: float) -> Iterator[NodeStats]:
+    """What a node cost on each device, first on the one that its result is on; ``before`` it devices ran so long."""
+    own, start = _device(node.outputs[0].device), before + node.cost.start
+    times = {own: 0.0}
+    if node.cost.seconds:
+        times[_device("cpu")] = node.cost.seconds
+    for span in node.cost.spans:
+        times[_device(span.device)] = times.get(_device(span.device), 0.0) + (span.seconds or 0.0)
+    for device, seconds in times.items():
+        begin, end = round(start * 1e6), round((start + seconds) * 1e6)
+        if seconds or device == own:
+            duration = max(1, end - begin) if seconds else 0
+            yield NodeStats(name, device, begin, duration, node.cost.nbytes if device == own else 0)
+        start += seconds
 
 
 def _op_node(graph: Graph, node: Node, names: dict[int, str]) -> OpNode:

@@ -20,6 +20,7 @@ from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.op_graph import graph_profile, op_graph
 from torchboard.graph.quiet_pass import quiet_pass
+from torchboard.graph.spans import PATIENCE, known
 from torchboard.values import ConceptualGraph, GraphProfile, OpGraph, ProfiledGraph, Text, Value
 from torchboard.values.graph import RUN_GRAPH_TAG
 
@@ -103,6 +104,8 @@ class RecordedStep:
 def record(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedGraph:
     """The graph of ``model(*args, **kwargs)`` in evaluation mode; the model is left as it was.
 
+    Of a model on a GPU it returns when the pass has run there, so that it has the times of its operators.
+
     Raises:
         InvalidValueError: ``model`` is not a module, or cannot be recorded.
         Exception: what the model itself raises; ``recording`` gives what ran before that.
@@ -135,6 +138,7 @@ def recording(
         return None, error or InvalidValueError(
             f"model {type(model).__name__}", f"its pass cannot be recorded ({recorder.error})", "leave the graph out"
         )
+    known(graph.spans, PATIENCE)
     return RecordedGraph.of(model, graph), error
 
 

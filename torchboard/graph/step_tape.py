@@ -9,7 +9,7 @@ gradients and parameters.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torchboard.graph.hooks import graph_task, in_backward
 from torchboard.graph.modes import OperatorCall
 from torchboard.graph.nodes import GRADIENTS, Scope, Source
 from torchboard.graph.tape import Tape
-from torchboard.graph.tensors import operator_name, spec_of, tensors_in, written_arguments
+from torchboard.graph.tensors import schema_of, spec_of, tensors_in, written_arguments
 
 _MAX_OUTPUTS = 64
 _RENAMES = frozenset({"aten::detach", "aten::alias", "aten::view"})
@@ -56,30 +56,29 @@ class StepTape(Tape):
     def begin(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function | None:
         return None if self._is_later() else super().begin(function, args, kwargs)
 
-    def sources(self, arguments: Any) -> tuple[Source, ...]:
+    def sources(self, given: Iterable[torch.Tensor]) -> tuple[Source, ...]:
         """In the backward pass and in an optimizer, tensors that nothing recorded has made are left out."""
         if self._is_later():
-            return tuple(
-                dict.fromkeys(found for tensor in tensors_in(arguments) for found in self._producers.of(tensor))
-            )
+            return tuple(dict.fromkeys(found for tensor in given for found in self._producers.of(tensor)))
         number = torch._C._autograd._get_sequence_nr()
         if not self._numbers or number > self._numbers[-1]:
             self._numbers.append(number)
             self._places.append(self._here())
-        return super().sources(arguments)
+        return super().sources(given)
 
     def ran(self, call: OperatorCall, sources: tuple[Source, ...]) -> None:
         if not self._is_later():
             super().ran(call, sources)
             return
-        name, made = operator_name(call.operator), tensors_in(call.result)
+        schema, made = schema_of(call.operator), tensors_in(call.result)
+        name = schema.name
         if name.startswith("profiler::") or self.is_full:
             return
-        cost = self._cost(call, made)
         if name in _RENAMES:
             for tensor in made if len(sources) == 1 else ():
                 self._producers.made(tensor, sources[0])
             return
+        cost = self._cost(call, made)
         draft = self._optimizer
         if draft is None or graph_task() != self._optimizer_task:
             draft = self._gradient(name)
@@ -89,7 +88,7 @@ class StepTape(Tape):
         first = len(draft.outputs)
         if draft is not self._optimizer and first < _MAX_OUTPUTS:
             draft.outputs += tuple(map(spec_of, made))
-        for tensor in written_arguments(call.operator, call.args, call.kwargs):
+        for tensor in written_arguments(call.operator, call.args, call.kwargs) if schema.writes else ():
             self._producers.wrote(tensor, Source(draft.id, 0))
         for index, tensor in enumerate(made, first):
             self._producers.made(tensor, Source(draft.id, index if index < len(draft.outputs) else 0))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchboard.graph.device_clock import DeviceClock
 from torchboard.graph.drafts import Draft, Function, Running
 from torchboard.graph.flops import flops_of
 from torchboard.graph.modes import OperatorCall
@@ -22,11 +23,10 @@ from torchboard.graph.producers import Producers, view_of
 from torchboard.graph.tensors import (
     call_arguments,
     function_name,
-    is_view,
     named_arguments,
     named_tensors,
-    operator_name,
     plain_arguments,
+    schema_of,
     spec_of,
     tensors_in,
     written_arguments,
@@ -52,9 +52,13 @@ class Tape:
     Args:
         root: the model, without wrappers.
         names: the dotted names of its modules.
+
+    Attributes:
+        device_clock: times the operators of this pass that run on devices.
     """
 
     def __init__(self, root: nn.Module, names: dict[nn.Module, str]) -> None:
+        self.device_clock = DeviceClock()
         self._name = class_name(root)
         self._module_names = frozenset(names.values())
         self._drafts: list[Draft] = []
@@ -103,7 +107,7 @@ class Tape:
     def take(self, result: Any) -> None:
         """The model's outputs."""
         for name, tensor in named_tensors(result, "output"):
-            sources = self.sources(tensor)
+            sources = self.sources((tensor,))
             draft = self._add("output", name)
             draft.outputs = (spec_of(tensor),)
             draft.read(sources)
@@ -124,36 +128,39 @@ class Tape:
         if function.draft is not None and tensors:
             function.draft.outputs = tuple(map(spec_of, tensors))
             for index, tensor in enumerate(tensors):
-                self._producers.made(tensor, Source(function.draft.id, index))
+                source = Source(function.draft.id, index)
+                if not self._producers.knows(tensor, source):
+                    self._producers.made(tensor, source)
 
-    def sources(self, arguments: Any) -> tuple[Source, ...]:
-        """What the tensors among ``arguments`` come from, each source once. To be asked before the operator runs."""
+    def sources(self, given: Iterable[torch.Tensor]) -> tuple[Source, ...]:
+        """What the tensors come from, each source once. To be asked before the operator runs."""
         found: dict[Source, None] = {}
-        for tensor in tensors_in(arguments):
+        for tensor in given:
             known = self._producers.of(tensor)
             found.update(dict.fromkeys(known or (self._leaf("constant", "constant", tensor, *self._here()),)))
         return tuple(found)
 
     def ran(self, call: OperatorCall, sources: tuple[Source, ...]) -> None:
         """An operator ran on tensors that came from ``sources``."""
-        name, made = operator_name(call.operator), tensors_in(call.result)
+        schema, made = schema_of(call.operator), tensors_in(call.result)
+        name = schema.name
         if name.startswith("profiler::") or self.is_full:
             return
-        cost = self._cost(call, made)
         if self._only_renames(name, call, sources):
             if name == _CAST and self._function is not None:
-                self._draft_of(name).spent(cost)
+                self._draft_of(name).spent(self._cost(call, made))
             for tensor in made if len(sources) == 1 else ():
                 self._producers.made(tensor, sources[0])
             return
+        cost = self._cost(call, made)
         draft = self._draft_of(name)
-        draft.read(self._seen_through(made, call) if is_view(call.operator) else sources)
+        draft.read(self._seen_through(made, call) if schema.gives_views else sources)
         draft.came_to(name)
         draft.spent(cost)
         if not draft.attributes and (name not in _RESHAPING or name == f"aten::{draft.name}"):
             draft.attributes = plain_arguments(call.operator, call.args, call.kwargs)
         draft.outputs = tuple(map(spec_of, made)) or draft.outputs
-        for tensor in written_arguments(call.operator, call.args, call.kwargs):
+        for tensor in written_arguments(call.operator, call.args, call.kwargs) if schema.writes else ():
             self._producers.wrote(tensor, Source(draft.id, 0))
         for index, tensor in enumerate(made):
             self._producers.made(tensor, Source(draft.id, index if self._function is None else 0))
@@ -170,8 +177,8 @@ class Tape:
                 order[draft.id] = 0
         order = {old: new for new, old in enumerate(order)}
         nodes = tuple(draft.finished(order, self._scope_of(draft)) for draft in (self._drafts[old] for old in order))
-        note = f"only the first {MAX_NODES:,} nodes were recorded" if self.is_full else ""
-        return Graph(self._name, nodes, tuple(self._calls), note)
+        notes = f"only the first {MAX_NODES:,} nodes were recorded" if self.is_full else "", self.device_clock.note
+        return Graph(self._name, nodes, tuple(self._calls), "; ".join(filter(None, notes)))
 
     @property
     def is_full(self) -> bool:
@@ -209,7 +216,8 @@ class Tape:
         on_host = all([tensor.is_cpu for tensor in made]) and all([tensor.is_cpu for tensor in call.given])
         seconds, start = call.seconds if on_host else 0.0, self._seconds
         self._seconds += seconds
-        return Cost(flops_of(call), self._producers.allocated(made), seconds, start)
+        spans = () if call.span is None else (call.span,)
+        return Cost(flops_of(call), self._producers.allocated(made), seconds, start, spans)
 
     def _draft_of(self, operator: str) -> Draft:
         """The node that an operator running now belongs to."""

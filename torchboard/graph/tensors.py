@@ -37,13 +37,24 @@ def is_sharded(tensor: torch.Tensor) -> bool:
 
 def is_flat_shard(parameter: torch.Tensor) -> bool:
     """Whether ``FullyShardedDataParallel`` (FSDP1) has a parameter: what of it is here does not tell which part that is."""
-    return hasattr(parameter, "_fsdp_flattened") and in_a_job()
+    return in_a_job() and hasattr(parameter, "_fsdp_flattened")
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors among an operator's arguments or results, in order; lists, tuples and dicts are looked into."""
+    if type(value) is torch.Tensor:
+        return [value]
     found: list[torch.Tensor] = []
     _collect((value,), found)
+    return found
+
+
+def given_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The same of a call."""
+    found: list[torch.Tensor] = []
+    _collect(args, found)
+    if kwargs:
+        _collect(kwargs.values(), found)
     return found
 
 
@@ -130,8 +141,16 @@ class _Argument(NamedTuple):
     written: bool
 
 
-class _Schema(NamedTuple):
-    """What an operator's schema says; none of it depends on a call."""
+class Schema(NamedTuple):
+    """What an operator's schema says; none of it depends on a call.
+
+    Attributes:
+        name: such as ``aten::convolution`` of the overload ``aten.convolution.default``; the plain name of a higher-order
+            operator, which has no schema.
+        arguments: in order.
+        writes: whether it writes into one of them.
+        gives_views: whether it returns views of its first argument and writes nothing.
+    """
 
     name: str
     arguments: tuple[_Argument, ...]
@@ -140,27 +159,24 @@ class _Schema(NamedTuple):
 
 
 @functools.cache
-def _schema_of(operator: Any) -> _Schema:
+def schema_of(operator: Any) -> Schema:
     """Read once an operator, as every look at a schema makes its arguments anew."""
     schema = getattr(operator, "_schema", None)
     if schema is None:
-        return _Schema(getattr(operator, "__name__", type(operator).__name__), (), False, False)
+        return Schema(getattr(operator, "__name__", type(operator).__name__), (), False, False)
     arguments = tuple(
         _Argument(argument.name, argument.kwarg_only, argument.alias_info is not None and argument.alias_info.is_write)
         for argument in schema.arguments
     )
     aliases = [result.alias_info for result in schema.returns]
     gives_views = any(alias is not None and not alias.is_write for alias in aliases)
-    return _Schema(schema.name, arguments, any(argument.written for argument in arguments), gives_views)
-
-
-def operator_name(operator: Any) -> str:
-    """``aten::convolution`` of the overload ``aten.convolution.default``; the plain name of a higher-order operator."""
-    return _schema_of(operator).name
+    return Schema(schema.name, arguments, any(argument.written for argument in arguments), gives_views)
 
 
 def plain_arguments(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """``(name, text)`` of the numbers, flags, strings and short lists an operator was called with."""
+    if not kwargs and all([isinstance(value, torch.Tensor) for value in args]):
+        return ()
     return _plain((argument.name, value) for argument, value in _by_schema(operator, args, kwargs))
 
 
@@ -186,21 +202,16 @@ def _plain(named: Iterable[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, _clip(str(value))) for name, value in named if name not in _DULL and _is_plain(value))
 
 
-def is_view(operator: Any) -> bool:
-    """Whether the operator's schema says that it returns views of its first argument and writes nothing."""
-    return _schema_of(operator).gives_views
-
-
 def written_arguments(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors that the operator's schema says it writes into."""
-    if not _schema_of(operator).writes:
+    if not schema_of(operator).writes:
         return []
     return tensors_in([value for argument, value in _by_schema(operator, args, kwargs) if argument.written])
 
 
 def _by_schema(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[_Argument, Any]]:
     """The arguments given, each with what the schema says of it."""
-    for position, argument in enumerate(_schema_of(operator).arguments):
+    for position, argument in enumerate(schema_of(operator).arguments):
         if position < len(args) and not argument.kwarg_only:
             yield argument, args[position]
         elif argument.name in kwargs:
