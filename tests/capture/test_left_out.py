@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.errors import TorchboardWarning
+from torchboard.errors import InvalidValueError, TorchboardWarning
 
 
 def scripted(model: nn.Module, example: torch.Tensor | None = None) -> torch.jit.ScriptModule:
@@ -58,6 +58,15 @@ def test_layers_in_torchscript_are_named_once_and_their_parameters_are_there():
 def test_layers_in_torchscript_that_nobody_asked_for_are_not_named():
     assert not told(logged(Partly(), include="plain")) and not told(logged(Partly(), exclude=["several", "one"]))
     assert not told(logged(Partly(), activations=False, gradients=False))
+
+
+@pytest.mark.parametrize(("include", "named"), [("several*", "several"), (torch.jit.ScriptModule, "several, one")])
+def test_to_ask_for_layers_in_torchscript_alone_is_refused_with_the_reason(include, named):
+    with pytest.raises(
+        InvalidValueError, match=f"it matches only what is in TorchScript, {named}, which takes no hooks"
+    ):
+        Monitor(Partly(), sink=MemorySink(), capture=Capture(include=include))
+    assert told(logged(Partly(), include=["plain", "[ps]*"]))[0].endswith("`several`.")
 
 
 def test_a_whole_model_in_torchscript_has_parameters_and_a_note():

@@ -27,6 +27,10 @@ from torchboard.values import Event
         (torch.tensor(0.5), 0.5),
         (torch.tensor([3], dtype=torch.int64), 3.0),
         (torch.tensor(0.5, dtype=torch.bfloat16, requires_grad=True), 0.5),
+        (torch.tensor([[0.5]], dtype=torch.float64), 0.5),
+        (torch.tensor([0.5]).to_sparse(), 0.5),
+        (torch.nn.Parameter(torch.tensor(0.5)), 0.5),
+        (torch.complex(torch.tensor(1.0), torch.tensor(0.5)).conj().imag, -0.5),
     ],
     ids=repr,
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchboard import MemorySink, Monitor
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.parameters import Parameters
@@ -128,6 +129,43 @@ def test_an_optimizer_becomes_the_models_with_its_parameters():
     watch.watcher.look_again()
     optimizer.step()
     assert watch.calls == [("before", optimizer, False), ("after", optimizer, False)]
+
+
+def test_an_optimizer_is_the_models_as_soon_as_it_is_given_a_parameter_of_it():
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+    watch = Watch(model)
+    backward(other)
+    optimizer.step()
+    optimizer.add_param_group({"params": nn.Linear(3, 2).parameters()})
+    optimizer.step()
+    assert watch.calls == []
+    optimizer.add_param_group({"params": model.parameters()})
+    optimizer.step()
+    assert watch.calls == [("before", optimizer, False), ("after", optimizer, False)]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["before the known one", "after it"])
+def test_what_an_optimizer_of_others_is_given_is_captured_from_the_next_captured_step_on(first):
+    model, other, head, sink = nn.Sequential(nn.Linear(3, 3)), nn.Linear(3, 3), nn.Linear(3, 3), MemorySink()
+    known, foreign = (torch.optim.SGD(one.parameters(), 1e-4) for one in (model, other))
+    with Monitor(model, sink=sink, capture=Capture(every=5), feature_maps=False) as monitor:
+        for step in range(40):
+            if step == 12:
+                model.append(head)
+                foreign.add_param_group({"params": head.parameters()})
+            backward(nn.Sequential(model, other))
+            for optimizer in (known, foreign) if first else (foreign, known):
+                optimizer.step()
+            monitor.log_batch()
+            if step % 10 == 9:
+                monitor.log_epoch()
+    first, second = (
+        {epoch: int(value.buckets[:, 2].sum()) // 9 for epoch, value in sink.series(f"gradients/{layer}/weight")}
+        for layer in (0, 1)
+    )
+    assert set(first) == {0, 1, 2, 3} and set(second) == {1, 2, 3}
+    assert 1 <= second[1] <= first[1] and (second[2], second[3]) == (first[2], first[3]) >= (2, 2)
 
 
 def test_a_captured_step_looks_at_all_optimizers_again():

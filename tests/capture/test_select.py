@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from torchboard import MemorySink, Monitor
 from torchboard.capture.options import Capture
-from torchboard.capture.select import layers, nearest_root, spread
+from torchboard.capture.select import layers, nearest_root, spread, tag_path
 
 
 def block(width):
@@ -67,3 +68,33 @@ def test_what_is_left_out_is_said_in_a_text_once():
     with Monitor(model, sink=sink) as monitor:
         monitor.log_epoch()
     assert not sink.series("monitor/left_out/layers", "train")
+
+
+class Slashed(nn.Module):
+    """A layer ``a/b``, and a layer ``b`` in ``a``."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("a/b", nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
+        self.a = nn.ModuleDict({"b": nn.Sequential(nn.Linear(3, 4), nn.ReLU())})
+
+    def forward(self, x):
+        return self.a["b"](self.get_submodule("a/b")(x))
+
+
+def test_a_slash_in_a_name_is_told_from_one_between_names():
+    model, sink = Slashed(), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink) as monitor:
+        model(torch.ones(5, 2)).sum().backward()
+        optimizer.step()
+        monitor.log_epoch()
+    for kind, sizes in {"activations": (15, 20), "activation_gradients": (15, 20)}.items():
+        for layer, size in zip(("a%2Fb/0", "a/b/0"), sizes):
+            ((_, value),) = sink.series(f"{kind}/{layer}")
+            assert value.buckets[:, 2].sum() == size, (kind, layer)
+    tags = set(sink.tags("train"))
+    for layer in ("a%2Fb", "a/b"):
+        expected = {f"{kind}/{layer}/0/weight" for kind in ("parameters", "gradients", "updates", "update_ratio")}
+        assert expected | {f"units_dead/{layer}/1"} <= tags
+    assert tag_path("a/b.c") == "a%2Fb/c" != tag_path("a.b.c")

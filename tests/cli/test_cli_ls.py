@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from handmade import scalar, write
+from handmade import event, scalar, write
 
 from torchboard.cli import main
 from torchboard.cli.progress import progress
 from torchboard.cli.terminal import duration, size, table
 from torchboard.hparams import Trial
+from torchboard.values.hparams import SESSION_START_TAG, SessionStart
 
 KILLED = """
 import os, sys
@@ -41,13 +42,15 @@ def test_a_trial_that_runs_is_told_from_one_whose_process_was_killed(tmp_path, c
     with pytest.raises(RuntimeError), Trial(tmp_path / "bad", {"lr": 0.1}):
         raise RuntimeError
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")])
+    write(tmp_path / "keras", [event(0, SESSION_START_TAG, SessionStart({"lr": 0.1}, "", 1.0))])
     with Trial(tmp_path / "live", {"lr": 0.1}):
         assert main(["ls", str(tmp_path)]) == 0
         listed = dict(re.findall(r"^(\w+)  \(.*; trial (.+)\)$", capsys.readouterr().out, re.MULTILINE))
-        assert listed == {"bad": "failed", "good": "succeeded", "killed": "not ended", "live": "running"}
+        ours = {"bad": "failed", "good": "succeeded", "killed": "not ended", "live": "running"}
+        assert listed == {**ours, "keras": "running or not ended"}
         assert main(["doctor", str(tmp_path)]) == 1
         complaints = [line for line in capsys.readouterr().out.splitlines() if "has not ended" in line]
-        assert [line.split(":")[0] for line in complaints] == ["killed"]
+        assert [line.split(":")[0] for line in complaints] == ["keras", "killed"]
 
 
 def test_globs_choose_runs_and_tags(log, capsys):

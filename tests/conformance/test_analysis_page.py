@@ -32,7 +32,7 @@ def test_predictions_and_slices_are_on_every_page_that_they_belong_to(loader, tm
             until(lambda query=query: len(board.plugin("images", "images", **query)) == 2)
         tables = board.tags("text", "validation")
         assert {"predictions/most_confused", "predictions/top_losses/table", "slices/table"} <= set(tables)
-        (category,) = board.plugin("custom_scalars", "layout")["category"]
+        (category,) = until(lambda: board.plugin("custom_scalars", "layout")["category"])
         assert category["title"] == "slices"
         charts = {chart["title"]: chart for chart in category["chart"]}
         for rate in RATES:

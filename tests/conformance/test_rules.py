@@ -168,8 +168,10 @@ def test_a_second_run_in_the_same_directory_hides_the_first(show, tmp_path):
     assert {value for _, value in board.points("train", "epoch_learning_rate")} == {0.25}
     for tag in ("parameters/0/weight", "activations/2"):
         assert [step for _, step, _ in board.await_histograms("train", tag, last=2)] == [0, 1, 2]
-    maps = board.plugin("images", "images", run="train", tag="feature_maps/0", sample=0)
-    assert [entry["step"] for entry in maps] == [0, 1, 2]
+    until(
+        lambda: board.plugin("images", "images", run="train", tag="feature_maps/0", sample=0),
+        lambda maps: [entry["step"] for entry in maps] == [0, 1, 2],
+    )
     assert len(board.plugin("text", "text", run="train", tag="run/facts")) == 1
     assert board.plugin("graphs", "info")[board.full("train")]["run_graph"]
 

@@ -10,8 +10,10 @@ import warnings
 
 import pytest
 from gate import Gate
+from serving import until
 
 from torchboard.errors import ClosedError, InvalidValueError, SinkError, TorchboardWarning
+from torchboard.sink import asynchronous
 from torchboard.sink.asynchronous import DROPPED_TAG, AsyncSink
 from torchboard.sink.memory import MemorySink
 from torchboard.values import Event, Scalar
@@ -51,16 +53,14 @@ def test_many_threads_may_write_and_nothing_is_lost():
     assert sorted(written(gate)) == list(range(1000))
 
 
-def test_an_idle_sink_wakes_up_for_a_write():
+def test_an_idle_sink_wakes_up_for_a_write(monkeypatch):
+    monkeypatch.setattr(asynchronous, "_NAP", 1000.0)
     gate = Gate()
     sink = AsyncSink(gate)
-    threading.Event().wait(0.4)  # past the idle ticks
     sink.write(event(1))
-    for _ in range(200):
-        if written(gate):
-            break
-        threading.Event().wait(0.02)
-    assert written(gate) == [1]
+    until(lambda: sink._parked)
+    sink.write(event(2))
+    until(lambda: written(gate) == [1, 2])
     sink.close()
 
 
@@ -199,7 +199,7 @@ def test_a_sink_that_is_closed_while_its_thread_has_found_nothing_writes_what_ca
     gate = Gate()
     sink = Slow(gate)
     sink._start()
-    sink._thread.join(10)
+    sink._thread.join(60)
     assert written(gate) == [1]
 
 
@@ -255,13 +255,12 @@ def test_a_defect_behind_the_queue_is_told_and_the_thread_lives_on(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sink, "_log_dropped", lambda *_: 1 / 0)
         sink.write(event(1))
+        until(lambda: sink._error)
         with pytest.raises(SinkError, match="division"):
-            for _ in range(500):
-                sink.write(event(2))
-                threading.Event().wait(0.01)
+            sink.write(event(2))
     sink.write(event(3))
     sink.flush()
-    assert written(gate)[-1] == 3
+    assert written(gate) == [1, 3]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TorchboardWarning)
         sink.close()

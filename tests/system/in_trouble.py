@@ -19,7 +19,7 @@ def log(count, first=0, tag="loss"):
     for step in range(first, first + count):
         writer.add_scalar(tag, float(step), step)
 
-def until(ready, seconds=20):
+def until(ready, seconds=60):
     end = time.monotonic() + seconds
     while not ready() and time.monotonic() < end:
         time.sleep(0.01)
@@ -30,7 +30,7 @@ def grown_to(size):
 """
 """What every script begins with; it makes its own ``writer``."""
 
-TIMEOUT = 60
+TIMEOUT = 180
 
 
 def run(code: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

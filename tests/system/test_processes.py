@@ -141,7 +141,7 @@ def test_workers_of_a_data_loader_may_log(tmp_path):
     assert len(children(tmp_path)) == 4
     found = sorted(step for child in children(tmp_path) for step in steps(child, "item"))
     assert found == sorted(2 * list(range(64)))
-    assert "Warning" not in result.stderr
+    assert "torchboard" not in result.stderr
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -261,9 +261,9 @@ def test_a_child_neither_frees_nor_keeps_the_directory_of_its_parent(tmp_path):
     if os.fork() == 0:
         log(5); writer.flush()
         print("child", flush=True)
-        time.sleep(20)
+        sys.stdin.read()
         os._exit(0)
-    time.sleep(20)
+    sys.stdin.read()
     """
     parent = start(code, tmp_path)
     assert parent.stdout.readline() == "child\n"

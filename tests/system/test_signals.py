@@ -36,7 +36,7 @@ def tell(number=signal.SIGTERM):
 def run(code, **options):
     """Exit status and output of a script about one sink ``a``; a hang is a failure."""
     command = [sys.executable, "-c", SETUP + textwrap.dedent(code)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **options)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended.returncode, ended.stdout
 

@@ -71,7 +71,9 @@ class EmbeddingLayers:
                 self.error = InvalidValueError(
                     f"embedding {name!r}",
                     "its rows are sharded over ranks",
-                    "add_embedding(weight.full_tensor()) on all",
+                    "call add_embedding(weight.full_tensor()) on all ranks"
+                    if hasattr(weight, "full_tensor")
+                    else "call add_embedding(weight) on all ranks within FullyShardedDataParallel.summon_full_params(model)",
                 )
             elif (local := measurable(weight)) is not None:
                 weights[name] = local

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.posts import read_each
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError
@@ -18,6 +19,7 @@ from torchboard.values import Scalar, Value
 
 VALIDATION = "validation"
 _VALIDATION_PREFIX = "val_"
+_FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 Totals = Mapping[str, Mapping[str, tuple[float, int]]]
 """Phase -> name -> the sum of what batches had, and how many."""
 
@@ -28,6 +30,11 @@ def check_metric(name: str, value: object) -> float | Tensor:
     Raises:
         InvalidValueError: it is not one real number.
     """
+    if type(value) is Tensor and value.is_cpu and value.dtype in _FLOATS:
+        try:  # nearly all tensors that are logged: what follows takes three times as long
+            return host_number(value)
+        except RuntimeError:  # more elements than one, or not one by one in memory
+            pass
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Tensor):
@@ -137,7 +144,8 @@ def pooled_means(totals: Totals, ranks: Ranks) -> dict[str, dict[str, float | Te
     A metric that some ranks do not log is the mean of those that do, and that is told once.
     """
     posts = ranks.gather("metrics", json.dumps(totals).encode())
-    everywhere = [json.loads(post) for _, post in sorted(posts.items())] if ranks.writes else [totals]
+    everywhere: list[Totals] = [] if ranks.writes else [totals]
+    read_each(posts, ranks, lambda _, post: everywhere.append(_read(post)))
     sums: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for phase, named in (item for of_rank in everywhere for item in of_rank.items()):
         for name, entry in named.items():
@@ -153,6 +161,14 @@ def pooled_means(totals: Totals, ranks: Ranks) -> dict[str, dict[str, float | Te
     return {
         phase: {name: sum(total for total, _ in of) / sum(count for _, count in of) for name, of in named.items()}
         for phase, named in sums.items()
+    }
+
+
+def _read(post: bytes) -> Totals:
+    """What a rank sent; raises where it is no such thing."""
+    return {
+        phase: {name: (float(total), int(count)) for name, (total, count) in named.items()}
+        for phase, named in json.loads(post).items()
     }
 
 

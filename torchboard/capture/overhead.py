@@ -6,6 +6,7 @@ import time
 from threading import Lock
 
 from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.posts import read_each
 from torchboard.graph.job import in_a_job
 
 _MAX_STRIDE = 1 << 20
@@ -79,9 +80,14 @@ class Overhead:
 
     def agree(self, ranks: Ranks) -> None:
         """From now on every rank captures as seldom as the one that wants to most seldom. All call it when an epoch ends."""
-        said = ranks.gather("stride", b"%d" % self._wanted)
-        wanted = max(map(int, said.values()), default=self._wanted)
-        self._stride = self._wanted = int(ranks.from_first("agreed stride", b"%d" % wanted))
+        wanted: list[int] = []
+        posts = ranks.gather("stride", b"%d" % self._wanted)
+        read_each(posts, ranks, lambda _, post: wanted.append(int(post)))
+        agreed = {0: ranks.from_first("agreed stride", b"%d" % max(wanted, default=self._wanted))}
+        read_each(agreed, ranks, self._take_stride)
+
+    def _take_stride(self, _: int, post: bytes) -> None:
+        self._stride = self._wanted = int(post)
 
     def take(self) -> float:
         """The monitor's share of the time since the last call."""

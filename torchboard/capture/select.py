@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,8 @@ def layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
 
 def chosen_layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
     """The layers that the options name, however many they are."""
+    if options.include is None and options.exclude is None:
+        return list(_candidates(model))
     return [(name, module) for name, module in _candidates(model) if _is_chosen(name, module, options)]
 
 
@@ -81,12 +84,19 @@ def check_include(model: nn.Module, options: Capture) -> None:
     """Each selector of ``include`` finds a layer.
 
     Raises:
-        InvalidValueError: one finds none.
+        InvalidValueError: one finds none, or only some in TorchScript.
     """
     candidates = list(_candidates(model))
     for selector in selectors(options.include):
         if any(matches(selector, name, module) for name, module in candidates):
             continue
+        if scripted := scripted_layers(model, Capture(include=selector)):
+            raise InvalidValueError(
+                f"include={selector!r}",
+                f"of {type(model).__name__} it matches only what is in TorchScript, {', '.join(scripted[:_SHOWN])}, which "
+                "takes no hooks",
+                "leave it out, or give a model whose layers are not scripted or traced",
+            )
         if isinstance(selector, str):
             near = _nearest(selector, [name for name, _ in candidates])
         else:
@@ -118,9 +128,15 @@ def nearest_names(name: object, known: Iterable[str], otherwise: Sequence[str] =
     return ", ".join(near[:_SHOWN])
 
 
+@lru_cache(maxsize=1 << 16)
 def tag(kind: str, name: str) -> str:
     """``activations/layer1/0/conv1`` for ``activations`` and ``layer1.0.conv1``."""
-    return f"{kind}/{name.replace('.', '/')}"
+    return f"{kind}/{tag_path(name)}"
+
+
+def tag_path(name: str) -> str:
+    """The name of a layer or parameter as it stands in tags: no two have the same, for a slash of its own becomes ``%2F``."""
+    return name.replace("/", "%2F").replace(".", "/")
 
 
 def matches(selector: Selector, name: str, module: nn.Module) -> bool:

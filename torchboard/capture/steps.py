@@ -21,8 +21,8 @@ class StepWatcher:
 
     Optimizers are found when they step, or named. What this leaves installed is one hook before and one after every
     optimizer step of the process: microseconds. An optimizer that held nothing of the model when it was looked at is looked
-    at again after ``look_again``. Steps taken inside a backward pass or a compiled function are not
-    boundaries and are not reported.
+    at again after ``look_again``, and when it was given another group of parameters. Steps taken inside a backward pass or a
+    compiled function are not boundaries and are not reported.
 
     Args:
         model: whose parameters to look for.
@@ -48,7 +48,7 @@ class StepWatcher:
         if optimizer is not None:
             _check_optimizer(optimizer, model)
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
-        self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()  # how many groups it had
         self._model = weakref.ref(model)
         self._handles = [
             register_optimizer_step_pre_hook(_hook(weakref.ref(self), before)),
@@ -82,7 +82,7 @@ class StepWatcher:
         for reference in self.optimizers:
             if reference() is optimizer:
                 return True
-        return optimizer not in self._others and self._is_found(optimizer)
+        return self._others.get(optimizer) != len(optimizer.param_groups) and self._is_found(optimizer)
 
     def _is_found(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer that was not known before holds a parameter of the model."""
@@ -90,7 +90,7 @@ class StepWatcher:
         if model is None:
             return False
         if not _holds_any(optimizer, model):
-            self._others.add(optimizer)
+            self._others[optimizer] = len(optimizer.param_groups)
             return False
         self.optimizers = [weakref.ref(known) for known in (*self.live_optimizers(), optimizer)]
         return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torchboard.cli.checks import Finding
 from torchboard.cli.terminal import count
-from torchboard.cli.trials import UNENDED, fate
+from torchboard.cli.trials import is_running
 from torchboard.errors import TorchboardError
 from torchboard.reader import Reader
 from torchboard.values.hparams import (
@@ -20,6 +20,7 @@ from torchboard.values.hparams import (
     SESSION_END_TAG,
     SESSION_START_TAG,
     Experiment,
+    SessionEnd,
     SessionStart,
 )
 
@@ -33,7 +34,7 @@ class _Trials:
 
     sessions: dict[str, SessionStart]
     ended: set[str]
-    unended: list[str]
+    running: set[str]
     experiments: dict[str, Experiment]
     scalars: dict[str, dict[str, int]]  # run -> tag -> largest step
 
@@ -65,7 +66,7 @@ def check_hparams(reader: Reader) -> Iterator[Finding]:
 
 
 def _trials(reader: Reader) -> _Trials:
-    trials = _Trials({}, set(), [run for run in reader.runs if fate(reader, run) == UNENDED], {}, {})
+    trials = _Trials({}, set(), set(), {}, {})
     for run in reader.runs:
         columns = reader.index(run).columns
         trials.scalars[run] = {
@@ -82,8 +83,9 @@ def _trials(reader: Reader) -> _Trials:
                 trials.sessions[run] = value
             elif isinstance(value, Experiment) and tag == EXPERIMENT_TAG:
                 trials.experiments[run] = value
-            elif tag == SESSION_END_TAG:
+            elif isinstance(value, SessionEnd) and tag == SESSION_END_TAG:
                 trials.ended.add(run)
+    trials.running.update(run for run in trials.sessions if run not in trials.ended and is_running(reader, run))
     return trials
 
 
@@ -111,7 +113,7 @@ def _no_trial(trials: _Trials) -> Iterator[Finding]:
 
 
 def _no_end(trials: _Trials) -> Iterator[Finding]:
-    for run in trials.unended:
+    for run in sorted(set(trials.sessions) - trials.ended - trials.running):
         yield _finding(
             run,
             "the trial has not ended, and no writer of torchboard's on this machine holds it: its status stays unknown",

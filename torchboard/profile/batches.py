@@ -65,12 +65,13 @@ class BatchProfiler:
         self._run = run
         self._model = model
         self._first, self._last = batches or (0, 0)
-        self._waits = batches is not None
+        self._is_over = batches is None
         self._batches = self._steps = self._number = 0
         self._profile: profile | None = None
         self._mark: Any = None
         self._marks: LayerMarks | None = None
-        self._begin_if_due(0)
+        if not self._is_over:
+            self._begin_if_due(0)
 
     @property
     def runs(self) -> bool:
@@ -80,13 +81,13 @@ class BatchProfiler:
     def end_batch(self) -> None:
         """A batch has ended."""
         self._batches += 1
-        if self._waits or self._profile is not None:
+        if not self._is_over:
             self._end(self._batches)
 
     def end_step(self) -> None:
         """A step of training has ended, of a batch that ends with it or later."""
         self._steps += 1
-        if not self._waits and self._profile is None:
+        if self._is_over:
             return
         if self._batches < self._steps - 1:  # nobody says where batches end
             self._end(self._steps)
@@ -109,7 +110,7 @@ class BatchProfiler:
 
     def stop(self) -> profile | None:
         """Stops, if it runs; gives the profiler that has stopped."""
-        stopped, self._profile, self._waits = self._profile, None, False
+        stopped, self._profile, self._is_over = self._profile, None, True
         if self._marks is not None:
             self._marks.remove()
         if stopped is not None:
@@ -128,7 +129,7 @@ class BatchProfiler:
     def _end(self, number: int) -> None:
         """The batch of that number has ended."""
         self._begin_if_due(number)
-        if self._profile is None or number < self._number:
+        if not self.runs or number < self._number:
             return
         if number >= self._last:
             self.finish()
@@ -137,9 +138,9 @@ class BatchProfiler:
             self._mark_batch(number + 1)
 
     def _begin_if_due(self, number: int) -> None:
-        if not self._waits or number < self._first - 1:
+        if self.runs or number < self._first - 1:
             return
-        self._waits = False
+        self._is_over = True  # unless it starts
         if torch.autograd._profiler_enabled():
             _warn(f"another profiler is active: batches {self._first} to {self._last} are not profiled")
             return
@@ -150,7 +151,7 @@ class BatchProfiler:
         except Exception as error:
             _warn(f"the profiler could not be started ({type(error).__name__}: {error})")
             return
-        self._profile = started
+        self._profile, self._is_over = started, False
         self._marks = LayerMarks(self._model)
         self._mark_batch(number + 1)
 

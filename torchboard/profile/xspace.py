@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torchboard import proto
+from torchboard.capture.select import tag_path
 from torchboard.profile.trace import STEP, Allocation, Span, Trace
 
 _STEP_NAME = "train"
@@ -107,7 +108,7 @@ def _operation(span: Span) -> str:
 
 
 def _scope(span: Span) -> str:
-    layer = "" if span.layer is None else span.layer.replace(".", "/") + "/"
+    layer = "" if span.layer is None else tag_path(span.layer) + "/"
     return f"{'backward/' if span.is_backward else ''}{layer}"
 
 

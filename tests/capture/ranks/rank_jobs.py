@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,10 +20,14 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, Monitor
+from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.pooled import greeting, name_of
+from torchboard.capture.ranks.posts import packed
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.errors import TorchboardWarning
+from torchboard.graph.module_names import parameter_names
 from torchboard.sink.null import NullSink
 from torchboard.sketch import layout
 
@@ -269,6 +274,8 @@ def on_two_ranks(rank: int, directory: str) -> None:
         told[name] = [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
         torch.save(result, f"{directory}/{name}-{rank}")
     torch.save((told, waits), f"{directory}/told-{rank}")
+    torch.save(_other_version(rank), f"{directory}/other-{rank}")
+    torch.save(_sharded_rows(), f"{directory}/rows-{rank}")
     torch.save(_terms_on_several_ranks(), f"{directory}/terms-{rank}")
     torch.save(_scaled(), f"{directory}/scaled-{rank}")
     for use_orig_params in (False, True):
@@ -362,13 +369,16 @@ def _some_call(rank: int):
 
 
 def _late(rank: int):
-    """Rank 1 misses the first epoch's end, and comes to the others."""
+    """Rank 1 ends its first epoch when rank 0 has gone on without it, and comes to the others."""
     monitor, sink, step = _plain(timeout=3.0)
+    store = dist.distributed_c10d._get_default_store()
     for epoch in range(3):
         step()
         if rank == 1 and epoch == 0:
-            time.sleep(4.0)
+            store.wait(["rank 0 has gone on"])
         monitor.log_epoch()
+        if rank == 0:
+            store.set("rank 0 has gone on", "")
         dist.barrier()
     monitor.close()
     return sink.kept
@@ -421,6 +431,17 @@ def _flat_shards(use_orig_params: bool):
     return [sink.kept for sink in sinks], [str(warning.message) for warning in caught]
 
 
+def _sharded_rows():
+    """An embedding of which each rank has some rows."""
+    model = nn.Sequential(nn.Embedding(4, 2))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Monitor(model, sink=Keeping(), embeddings_freq=1, capture=Capture(rank_timeout=60.0)) as monitor:
+            monitor.log_epoch()
+    return [str(warning.message) for warning in caught if "embedding" in str(warning.message)]
+
+
 def _scaled():
     """Shards under a loss scaler that skips a step, with clipping; gradients are 3 and 9."""
     sink, model, mesh = Keeping(), nn.Linear(4, 2, bias=False), init_device_mesh("cpu", (2,))
@@ -437,6 +458,53 @@ def _scaled():
             monitor.log_batch()
         monitor.log_epoch()
     return sink.kept, _scale_of_fsdp(mesh)
+
+
+def _other_version(rank: int):
+    """Rank 1 sends what this version does not: nothing of sense, then what is like ours but for its insides."""
+    sink = Keeping()
+    model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.ReLU())
+    nn.init.ones_(model[0].weight)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    options = {"capture": Capture(every=1, rank_timeout=60.0, max_overhead=0.5), "feature_maps": False}
+    monitor = Monitor(model, sink=sink, **options, write_graph=False) if rank == 0 else None
+    ranks = None if monitor else Ranks(name_of(model), 60.0, greeting(model))
+    dist.barrier()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    wrong = {
+        "metrics": b'{"train": {"loss": 1}}',
+        "sketches": packed([["train", "activations/0", "", "", ""]], [np.zeros(1)]),
+        "units": packed([["1"], [["0", 9]]], [np.zeros((3, 2))]),
+        "backward": b'[["group", 1, [[0, "", 1.0]]]]',
+        "stride": b"often",
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for posts in ({channel: b"{" for channel in wrong}, wrong):
+            for _ in range(2):
+                optimizer.zero_grad()
+                model(torch.ones(3, 4)).sum().backward()
+                optimizer.step()
+            if monitor:
+                monitor.log_epoch(loss=1.0)
+                continue
+            if "group" in str(posts["backward"]):
+                posts["backward"] = posts["backward"].replace(b"group", _group(model).encode())
+            for channel, post in posts.items():
+                ranks.gather(channel, post)
+            ranks.from_first("agreed stride", b"1")
+    if monitor:
+        monitor.close()
+    return sink.kept, [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
+
+
+def _group(model: nn.Module) -> str:
+    """What the gradients of a model are called in the posts of their norms."""
+    norms = BackwardNorms()
+    norms.note(model.parameters())
+    norms.step([(name, weight) for name, weight in parameter_names(model)], None)
+    (group,) = norms.collect().groups
+    return group
 
 
 def _terms_on_several_ranks():

@@ -185,6 +185,17 @@ def test_a_loss_scaler_and_clipping_are_told_apart_where_gradients_are_sharded(t
     assert kept["train", "monitor/skipped_steps", 0] == 1
 
 
+def test_what_another_version_sends_is_told_and_left_out_of_what_is_written(two):
+    kept, told = torch.load(two / "other-0")
+    assert all("rank 1 sent is no log of this version's" in message for message in told)
+    assert len(told) == 3 + 5, (
+        "posts without sense: JSON, arrays and a number; of the others each is wrong in its own way"
+    )
+    for epoch in range(2):
+        assert int(kept["train", "activations/0", epoch][1][layout.COUNT]) == 2 * 3 * 2
+        assert kept["train", "units_dead/1", epoch] == 1.0 and kept["train", "epoch_loss", epoch] == 1.0
+
+
 def test_there_is_no_norm_of_gradients_whose_terms_lie_on_several_ranks_and_that_is_said(two):
     tags = torch.load(two / "terms-0")
     assert "monitor/left_out/gradient_norm" in tags and {"gradients/0/weight", "activations/0"} <= tags
@@ -201,9 +212,16 @@ def test_shards_that_do_not_tell_what_they_are_part_of_are_left_out_and_named(tw
         assert int(log["train", "activations/0", 0][1][layout.COUNT]) == 2 * 2 * 3
         assert "FullyShardedDataParallel shards are not counted" in log["train", "run/layers", 0]
     assert "in the shards of this rank" in kept[1]["train", "run/facts", 0]
-    parts = [message for message in told if "FullyShardedDataParallel" in message]
+    parts = [message for message in told if "parameters of a FullyShardedDataParallel" in message]
     assert len(parts) == 2 and all("fully_shard, whose parts do" in message for message in parts)
-    assert len([message for message in told if "embedding '1': its rows are sharded" in message]) == 2
+    rows = [message for message in told if "embedding '1': its rows are sharded" in message]
+    assert len(rows) == 2 and all("summon_full_params" in message for message in rows)
+    assert not any("full_tensor" in message for message in told), "FSDP1's parameters have none"
+
+
+def test_a_sharded_embedding_is_told_of_with_the_way_to_the_whole_one(two):
+    (told,) = torch.load(two / "rows-0")
+    assert "embedding '0': its rows are sharded" in told and "weight.full_tensor()" in told
 
 
 def test_replicas_on_several_devices_make_one_sketch():

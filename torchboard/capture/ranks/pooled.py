@@ -27,9 +27,10 @@ from torchboard.capture.norms import Norms
 from torchboard.capture.ranks.backward import with_shares
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.parts import Part, ranks_of_one_batch
-from torchboard.capture.ranks.posts import packed, unpacked
+from torchboard.capture.ranks.posts import packed, read_each, unpacked
 from torchboard.capture.ranks.units import with_units
 from torchboard.capture.recorder import TRAIN
+from torchboard.capture.select import tag_path
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.capture.snapshot import HostCopy
 from torchboard.graph.module_names import class_name, parameter_names, unwrapped
@@ -82,11 +83,7 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
 
 def _whole_of(posts: Mapping[int, bytes], ranks: Ranks) -> _Whole:
     whole = _Whole()
-    for rank, post in sorted(posts.items()):
-        try:
-            whole.add(rank, *_unpacked(post))
-        except Exception as error:
-            ranks.tell(f"What rank {rank} sent is no log of this version's ({type(error).__name__}: {error}).")
+    read_each(posts, ranks, lambda rank, post: whole.add(rank, *_unpacked(post)))
     return whole
 
 
@@ -124,7 +121,7 @@ def _rows(phases: Phases, ranks: Ranks, together: tuple[int, ...]) -> Iterator[_
 def _names_of_first(ranks: Ranks) -> frozenset[str]:
     """The parameters that rank 0 has, as they stand in tags."""
     said = ranks.greeting(0)
-    return frozenset(name.replace(".", "/") for name in json.loads(said)) if said else frozenset()
+    return frozenset(map(tag_path, json.loads(said))) if said else frozenset()
 
 
 def _digest(counts: np.ndarray, moments: np.ndarray, parameters: np.ndarray) -> str:

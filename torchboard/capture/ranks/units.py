@@ -6,7 +6,7 @@ first rank's are shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from torchboard.capture.pictures.dead_units import DeadUnitSnapshot
 from torchboard.capture.ranks.exchange import Ranks
-from torchboard.capture.ranks.posts import packed, unpacked
+from torchboard.capture.ranks.posts import exchanged, packed, read_each, unpacked
 from torchboard.capture.snapshot import HostCopy
 from torchboard.values import Pending
 
@@ -26,24 +26,38 @@ def with_units(pending: Sequence[Pending], ranks: Ranks, counts: bool) -> list[P
 
     Every rank calls it at the same ends of epochs, whatever it has seen; ``counts`` is False on one whose units are others.
     """
-    mine = next((one for one in pending if isinstance(one, DeadUnitSnapshot)), None)
-    sends = counts and mine is not None
-    posts = ranks.gather(CHANNEL, packed([mine.tags, mine.facts], mine.copy.wait()) if sends else b"")
-    if mine is None or not posts or not counts:
-        return list(pending)
-    ranges = mine.copy.wait()
-    numbers = [count for _, count in mine.facts]
-    for rank, post in posts.items():
-        if not post or rank == ranks.rank:
-            continue
-        (tags, seen), found = unpacked(post)
-        for tag, facts, theirs in zip(tags, seen, found):
-            place = mine.tags.index(tag) if tag in mine.tags else -1
-            if place >= 0 and theirs.shape == ranges[place].shape and facts[0] == mine.facts[place][0]:
-                ends = np.minimum(ranges[place][0], theirs[0]), np.maximum(ranges[place][1], theirs[1])
-                ranges[place] = np.stack(ends)
-                numbers[place] += facts[1]
-    facts = tuple((after, count) for (after, _), count in zip(mine.facts, numbers))
-    copy = HostCopy([torch.from_numpy(np.ascontiguousarray(part)) for part in ranges])
-    whole = replace(mine, copy=copy, facts=facts)
-    return [whole if one is mine else one for one in pending]
+
+    def send(mine: DeadUnitSnapshot) -> bytes:
+        return packed([mine.tags, mine.facts], mine.copy.wait()) if counts else b""
+
+    def merge(mine: DeadUnitSnapshot, posts: Mapping[int, bytes]) -> DeadUnitSnapshot:
+        units = _Units(mine)
+        read_each(posts, ranks, lambda _, post: units.add(post))
+        return units.whole()
+
+    return exchanged(pending, DeadUnitSnapshot, ranks, CHANNEL, send, merge if counts else lambda mine, _: mine)
+
+
+class _Units:
+    """The ends of each unit's range and how many values it had: this rank's, widened by those of others."""
+
+    def __init__(self, mine: DeadUnitSnapshot) -> None:
+        self._mine = mine
+        self._seen = {
+            tag: (after, count, ends) for tag, (after, count), ends in zip(mine.tags, mine.facts, mine.copy.wait())
+        }
+
+    def add(self, post: bytes) -> None:
+        """All of another rank's layers that are here too, or none where it raises."""
+        (tags, facts), ranges = unpacked(post)
+        seen = dict(self._seen)
+        for tag, (after, count), (low, high) in zip(tags, facts, ranges):
+            mine, number, ends = seen.get(tag, (None, 0, None))
+            if after == mine and low.shape == high.shape == ends[0].shape:
+                widened = np.stack((np.minimum(ends[0], low), np.maximum(ends[1], high)))
+                seen[tag] = mine, number + int(count), widened
+        self._seen = seen
+
+    def whole(self) -> DeadUnitSnapshot:
+        copy = HostCopy([torch.from_numpy(np.ascontiguousarray(ends)) for _, _, ends in self._seen.values()])
+        return replace(self._mine, copy=copy, facts=tuple((after, count) for after, count, _ in self._seen.values()))
