@@ -17,6 +17,7 @@ from torchboard.sink import asynchronous
 from torchboard.sink.asynchronous import AsyncSink
 from torchboard.sink.lane import LIMIT
 from torchboard.values import Event
+from torchboard.values.points import POINT
 
 
 @pytest.fixture
@@ -124,6 +125,27 @@ def test_a_fault_behind_points_reaches_the_next_scalar(writer, sink, gate):
     assert sink.dropped == 1
     with pytest.warns(TorchboardWarning, match="are lost"):
         sink.close()
+
+
+def test_a_defect_behind_points_is_told_and_what_is_queued_behind_them_is_done(writer, sink, gate, monkeypatch):
+    gate.open.clear()
+    writer.add_scalar("other", 1.0, 1)  # the long way, and it waits for the gate
+    until(lambda: not sink._queue)
+    monkeypatch.setattr(sink, "_deliver_points", lambda points: 1 / 0)
+    sink._queue.append(bytes(POINT.itemsize))  # both are taken together when the gate opens
+    told = []
+    flushing = threading.Thread(target=lambda: told.append(caught(sink.flush)), daemon=True)
+    flushing.start()
+    until(lambda: len(sink._queue) == 2)
+    gate.open.set()
+    flushing.join(60)
+    assert "division" in told[0]
+
+
+def caught(call):
+    with pytest.raises(SinkError) as error:
+        call()
+    return str(error.value)
 
 
 def test_after_close_a_scalar_is_refused(writer, sink):

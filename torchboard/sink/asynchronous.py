@@ -226,10 +226,7 @@ class AsyncSink:
             items = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
             self._in_hand = len(items)
             self._set_lane()
-            try:
-                self._deliver_all(items)
-            except Exception as error:  # a defect of ours: what a sink raises is taken where it comes up
-                self._fail(error)
+            self._deliver_all(items)
             self._in_hand = 0
             if not items and closing:
                 break
@@ -244,7 +241,10 @@ class AsyncSink:
     def _deliver_all(self, items: list[bytes | Event | Row | File | Flush]) -> None:
         for kind, group in groupby(items, type):
             if kind is bytes:
-                self._deliver_points(np.frombuffer(b"".join(group), POINT))
+                try:
+                    self._deliver_points(np.frombuffer(b"".join(group), POINT))
+                except Exception as error:  # a defect of ours: what a sink raises is taken where it comes up
+                    self._fail(error)
             else:
                 for item in group:
                     self._deliver(item)

@@ -104,7 +104,9 @@ class PointEncoder:
 
         out = np.empty(ends[-1], np.uint8)
         _place(out, steps_at - head_sizes, heads)
-        for place in range(step_bytes.shape[1]):  # of a shorter step or none, what is too much lies where the tail comes
+        for place in range(
+            step_bytes.shape[1]
+        ):  # of a shorter step or none, what is too much lies where the tail comes
             out[steps_at + place] = step_bytes[:, place]
         self._place_tails(out, tails_at, curves, ending)
         return out, ends
