@@ -26,26 +26,27 @@ FOR_EACH_CPU static void add_up(const float *x, int64_t number, double *sum, dou
 
 /* Codes of finite numbers. */
 FOR_EACH_CPU static void encode(const float *x, int64_t number, uint16_t *codes, Found *found) {
-    uint32_t zeros = 0, least = found->least, greatest = found->greatest;
+    uint32_t zeros = 0, least = found->least;
     for (uint32_t i = 0; i < (uint32_t)number; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
         uint32_t magnitude = bits << 1, zero = magnitude == 0;
         least = magnitude - 1 < least ? magnitude - 1 : least;
-        greatest = magnitude > greatest ? magnitude : greatest;
         codes[i] = (uint16_t)(zero ? ZERO_CODES + i % ZERO_PLACES : bits >> (23 - MANTISSA_BITS));
         zeros += zero;
     }
     found->zeros += zeros;
     found->least = least;
-    found->greatest = greatest;
 }
 
 /* The codes of either sign that there are, but for those of zeros. */
 static Span span_of(const Found *found) {
-    int shift = 24 - MANTISSA_BITS;
-    return found->least == UINT32_MAX ? (Span){0, -1}
-                                      : (Span){(int)((found->least + 1) >> shift), (int)(found->greatest >> shift)};
+    float greatest = (float)fmax(-found->low, found->high);
+    uint32_t bits;
+    memcpy(&bits, &greatest, sizeof bits);
+    return found->least == UINT32_MAX
+               ? (Span){0, -1}
+               : (Span){(int)((found->least + 1) >> (24 - MANTISSA_BITS)), (int)(bits >> (23 - MANTISSA_BITS))};
 }
 
 /* Counts codes, the neighbours apart; meanwhile the memory that is read next comes nearer. */
@@ -126,7 +127,6 @@ static void merge(Found *found, const Found *other) {
     found->pos_inf += other->pos_inf;
     found->neg_inf += other->neg_inf;
     found->least = other->least < found->least ? other->least : found->least;
-    found->greatest = other->greatest > found->greatest ? other->greatest : found->greatest;
 }
 
 static void merge_table(const Scratch *other) {

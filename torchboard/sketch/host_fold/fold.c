@@ -134,7 +134,7 @@ int64_t torchboard_fold(int64_t *counts, double *moments, double *parameters, in
                         int64_t number, int type, int64_t times, int threads) {
     Row row = {counts + row_number * BINS, moments + row_number * SLOTS, parameters + row_number * PARAMETERS};
     Elements all = {data, number, type};
-    if (row.parameters[KIND] != 0 || number >= INT32_MAX)
+    if (row.parameters[KIND] != 0 || number >= INT32_MAX || (uintptr_t)data % (uintptr_t)size_of(type))
         return -1;
     Found found = NOTHING;
     double pivot = row.parameters[SCALE] ? row.parameters[PIVOT] : pivot_of(&all, &found);

@@ -45,12 +45,12 @@ typedef struct {
     int type;
 } Elements;
 
-/* What elements add up to, as they are or seen from a pivot. The magnitudes are twice a float's bits, without the sign; of
- * the least one that is not zero one is taken off, so that zero is the greatest. */
+/* What elements add up to, as they are or seen from a pivot. The least magnitude of floats that are not zero is twice its
+ * bits, so without the sign, less one, which makes zero the greatest of all. */
 typedef struct {
     double low, high, sum, squares;
     int64_t spike, zeros, nan, pos_inf, neg_inf;
-    uint32_t least, greatest;
+    uint32_t least;
 } Found;
 
 /* Places in a row of counters, the last one included; none where the first is behind it. */

@@ -98,7 +98,7 @@ static void add_bins(int64_t *counts, Span span, int64_t times) {
     for (int side = 0; side < BINS; side += SIDE)
         for (int block = side + span.first; block <= side + span.last; block += BLOCK) {
             int behind = block + BLOCK <= side + span.last ? block + BLOCK : side + span.last + 1;
-            if (behind - block < BLOCK || any(scratch.bins[0] + block, scratch.bins[1] + block))
+            if (any(scratch.bins[0] + block, scratch.bins[1] + block))
                 for (int bin = block; bin < behind; bin++)
                     counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
         }
@@ -118,7 +118,8 @@ static void add_each(int64_t *counts, uint16_t *bins, int64_t number, int64_t ze
         counts[bins[i]] += times;
 }
 
-static int first_code(double scale) { return (-ilogb(scale) - LOWEST_UNIT) * (1 << MANTISSA_BITS); }
+/* Zero where there is no scale, and so no number to count. */
+static int first_code(double scale) { return scale ? (-ilogb(scale) - LOWEST_UNIT) * (1 << MANTISSA_BITS) : 0; }
 
 static int bin_of(int code, int first) { return code < first ? 0 : code - first < SIDE ? code - first : SIDE - 1; }
 
