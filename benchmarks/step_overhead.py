@@ -41,6 +41,9 @@ ORDER["digits"] = ORDER["layers"] = [*ORDER["resnet50"], "torchlens_10"]
 ROUNDS = {"resnet50": 3, "transformer": 3, "digits": 9, "layers": 15, "compiled": 9}
 AT_ONCE = {"resnet50": 2, "transformer": 2, "digits": 10, "layers": 20, "compiled": 10}
 """Steps of a turn, but for variants that capture one step in ten: these take ten, or ten times as many as a few."""
+OURS = (PLAIN, "uncaptured", "torchboard_10", "torchboard_1")
+LONGER = {"digits": 10, "layers": 10}
+"""Turns of these are so many times as long, the plain ones beside them too: of steps this short a few say little."""
 PAIRS = {"resnet50": 12, "transformer": 12, "digits": 60, "layers": 60, "compiled": 60}
 """Turns of the steps that are not captured, which differ little from plain ones."""
 
@@ -70,7 +73,7 @@ class Process:
 def turns(job: str, variant: str, rounds: int) -> tuple[list[tuple[dict, dict]], dict[str, float]]:
     """``(plain, watched)`` figures of one turn after another, and those of the watched one's end of an epoch."""
     plain, watched = Process(job, PLAIN), Process(job, variant)
-    few = AT_ONCE[job]
+    few = AT_ONCE[job] * (LONGER.get(job, 1) if variant in OURS else 1)
     steps = 10 * max(1, few // 10) if variant.endswith("_10") else few
     try:
         loss = {process.ask(3)["loss"] for process in (plain, watched)}  # the first one is captured by all

@@ -29,8 +29,10 @@ _LITTLE_BYTES = 1 << 13
 """Where all of them together are no more, each is written in every way."""
 _SAMPLE_RUNS, _SAMPLE_ROWS = 3, 12
 """The rows to try a way on: so many runs of so many."""
-_WORTH = 0.999
-"""A slower way must leave less than this share of the bytes."""
+_WORTH, _WORTH_OF_LARGE = 0.999, 0.99
+"""A slower way must leave less than this share of the bytes, or of those of a large picture, which takes a large part of a second."""
+_LARGE_BYTES = 1 << 22
+"""Pictures of so many bytes are large."""
 _BIT = 16
 """Units of a bit in which the cost of a byte is told, as one byte itself."""
 
@@ -95,10 +97,11 @@ def _way(rows: np.ndarray, step: int) -> _Way:
     starts = np.linspace(0, max(0, len(rows) - _SAMPLE_ROWS), _SAMPLE_RUNS).astype(int)
     bands = [band for start in starts for band in _bands_below(rows[None, start : start + _SAMPLE_ROWS])]
     filtered = {way.filtered: b"".join([way.filtered(*band, step).tobytes() for band in bands]) for way in _WAYS}
+    worth = _WORTH if rows.nbytes < _LARGE_BYTES else _WORTH_OF_LARGE
     best, least = _WAYS[0], np.inf
     for way in _WAYS:
         size = len(way.effort.deflated(filtered[way.filtered]))
-        if size < _WORTH * least:
+        if size < worth * least:
             best, least = way, size
     return best
 
