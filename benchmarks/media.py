@@ -21,6 +21,7 @@ from typing import Any
 
 import harness
 import numpy as np
+from pictures import line_figure, photo
 
 Figures = dict[str, float]
 PEERS = ["torch", "tensorboardX", "tensorflow"]
@@ -47,13 +48,6 @@ CASES = {
 LOOP_IMAGES = 50
 
 
-def photo() -> np.ndarray:
-    """uint8[512, 512, 3]."""
-    from skimage import data
-
-    return data.astronaut()
-
-
 def things() -> dict[str, Any]:
     """What is logged, by case; tensors, as a training has them."""
     import torch
@@ -77,16 +71,6 @@ def things() -> dict[str, Any]:
         "embedding": torch.randn(10_000, 128),
         "thumbnails": torch.nn.functional.interpolate(coarse, 28, mode="bilinear").expand(-1, 3, -1, -1),
     }
-
-
-def line_figure(values: np.ndarray) -> Any:
-    """A plot of one curve."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots()
-    axes.plot(values)
-    axes.set_title("loss")
-    return figure
 
 
 def map_figure(maps: np.ndarray) -> Any:

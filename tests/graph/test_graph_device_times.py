@@ -174,9 +174,8 @@ def test_times_are_not_asked_for_before_the_device_has_got_there(device):
     assert known(graph.spans)
 
 
-@pytest.mark.parametrize("kind", ["a first pass", "a step"])
-def test_a_graph_waits_for_its_times_and_training_does_not_wait_for_it(device, kind):
-    device.done = False
+def recorded_by(kind):
+    """What has recorded a pass, or a step, of a small model."""
     model, x = nn.Sequential(nn.Linear(4, 4, device="meta")), torch.zeros(2, 4, device="meta")
     graph = FirstPassGraph(model) if kind == "a first pass" else StepGraph(model)
     if kind == "a step":
@@ -184,6 +183,13 @@ def test_a_graph_waits_for_its_times_and_training_does_not_wait_for_it(device, k
     model(x).sum().backward()
     if kind == "a step":
         graph.end_step()
+    return graph
+
+
+@pytest.mark.parametrize("kind", ["a first pass", "a step"])
+def test_a_graph_waits_for_its_times_and_training_does_not_wait_for_it(device, kind):
+    device.done = False
+    graph = recorded_by(kind)
     assert graph.collect() is None
     device.done = True
     recorded = graph.collect()
@@ -195,13 +201,7 @@ def test_a_graph_waits_for_its_times_and_training_does_not_wait_for_it(device, k
 def test_at_the_end_a_graph_goes_without_the_times_of_a_device_that_hangs(device, kind, monkeypatch):
     monkeypatch.setattr(torchboard.capture.graphs, "PATIENCE", 0.01)
     device.done = False
-    model, x = nn.Sequential(nn.Linear(4, 4, device="meta")), torch.zeros(2, 4, device="meta")
-    graph = FirstPassGraph(model) if kind == "a first pass" else StepGraph(model)
-    if kind == "a step":
-        graph.end_step()
-    model(x).sum().backward()
-    if kind == "a step":
-        graph.end_step()
+    graph = recorded_by(kind)
     recorded = graph.collect(last=True)
     assert recorded is not None
     assert sum(node.cost.device_seconds for node in recorded.operations.nodes) == 0

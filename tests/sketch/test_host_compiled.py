@@ -124,7 +124,9 @@ def test_elements_between_two_addresses_are_read():
     values = torch.from_numpy(np.frombuffer(raw.numpy().tobytes(), np.float32, 5000, offset=1).copy())
     unaligned = torch.frombuffer(bytearray(raw.numpy().tobytes()), dtype=torch.float32, count=5000, offset=1)
     mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
-    assert host_compiled.fold(mine.buffers, 0, unaligned) == host_compiled.NOT_DONE  # C has no numbers that lie like that
+    assert (
+        host_compiled.fold(mine.buffers, 0, unaligned) == host_compiled.NOT_DONE
+    )  # C has no numbers that lie like that
     host_compiled.observe_(*mine.buffers, 0, unaligned)
     host_compiled.observe_(*theirs.buffers, 0, values)
     assert torch.equal(mine.counts, theirs.counts)

@@ -75,7 +75,7 @@ class FirstPassGraph:
         if not self._has_news:
             return None
         graph = self._graph()
-        if not known(graph.spans, PATIENCE if last else 0) and not last:
+        if not _is_timed(graph, last):
             return None
         recorded = RecordedGraph.of(self._model, graph)
         self._costs, self._has_news = recorded.costs, False
@@ -97,6 +97,11 @@ class FirstPassGraph:
 
     def _graph(self) -> Graph:
         return joined(self._model, self._graphs) if isinstance(self._model, Models) else self._graphs[""]
+
+
+def _is_timed(graph: Graph, last: bool) -> bool:
+    """Whether devices have told the times of a graph; ``last`` waits for them some seconds, and goes without them then."""
+    return known(graph.spans, PATIENCE if last else 0) or last
 
 
 class StepGraph:
@@ -134,7 +139,7 @@ class StepGraph:
     def collect(self, last: bool = False) -> RecordedStep | None:
         """The graph, once, if a step was recorded; with ``last`` and for device times as of a first pass."""
         graph = self._recorder.graph
-        if graph is not None and (known(graph.spans, PATIENCE if last else 0) or last):
+        if graph is not None and _is_timed(graph, last):
             self._recorder.graph = None
         else:
             graph = None

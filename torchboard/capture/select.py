@@ -34,9 +34,8 @@ def layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
 
 def chosen_layers(model: nn.Module, options: Capture) -> list[tuple[str, nn.Module]]:
     """The layers that the options name, however many they are."""
-    if options.include is None and options.exclude is None:
-        return list(_candidates(model))
-    return [(name, module) for name, module in _candidates(model) if _is_chosen(name, module, options)]
+    include, exclude = selectors(options.include), selectors(options.exclude)
+    return [(name, module) for name, module in _candidates(model) if _is_chosen(name, module, include, exclude)]
 
 
 def scripted_layers(model: nn.Module, options: Capture) -> list[str]:
@@ -47,14 +46,14 @@ def scripted_layers(model: nn.Module, options: Capture) -> list[str]:
         if isinstance(module, torch.jit.ScriptModule) and not inside:
             outermost[name] = module
     named = [(name or class_name(module), module) for name, module in outermost.items()]
-    return [name for name, module in named if _is_chosen(name, module, options)]
-
-
-def _is_chosen(name: str, module: nn.Module, options: Capture) -> bool:
     include, exclude = selectors(options.include), selectors(options.exclude)
+    return [name for name, module in named if _is_chosen(name, module, include, exclude)]
+
+
+def _is_chosen(name: str, module: nn.Module, include: Sequence[Selector], exclude: Sequence[Selector]) -> bool:
     if include and not any(matches(selector, name, module) for selector in include):
         return False
-    return not any(matches(selector, name, module) for selector in exclude)
+    return not (exclude and any(matches(selector, name, module) for selector in exclude))
 
 
 def nearest_root(found: list[tuple[str, nn.Module]], limit: int | None) -> list[tuple[str, nn.Module]]:

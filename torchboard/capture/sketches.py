@@ -71,11 +71,11 @@ class Sketches:
         together: dict[torch.device, tuple[list[int], list[torch.Tensor]]] = {}
         for tag, tensor in tensors:
             device = tensor.device
-            row = self._rows.get((tag, device)) or self.row(tag, device)
+            index = self.row(tag, device).index
             if device not in together:
                 together[device] = [], []
             rows, values = together[device]
-            rows.append(row.index)
+            rows.append(index)
             values.append(tensor)
         for device, (rows, values) in together.items():
             self._tables[device].observe_many_(rows, values)

@@ -86,11 +86,17 @@ def is_dense(tensor: torch.Tensor) -> bool:
     return _keys(tensor).raw_repr() in _DENSE
 
 
+def _kind_as_it_lies(tensor: torch.Tensor) -> int | None:
+    """The element type of a tensor that compiled code can read where it lies; None of another."""
+    kind = _TYPES.get(tensor.dtype)
+    return kind if kind is not None and is_dense(tensor) and tensor.is_contiguous() else None
+
+
 def read_(rows: Addresses, row: int, tensor: torch.Tensor) -> bool:
     """``observe_`` of a small dense tensor of floats without gaps, in as few steps as can be; False, and nothing done, of
     another. There must be compiled code, and the row."""
-    kind = _TYPES.get(tensor.dtype)
-    if kind is None or not is_dense(tensor) or not tensor.is_contiguous():
+    kind = _kind_as_it_lies(tensor)
+    if kind is None:
         return False
     number = tensor.numel()
     return number <= SMALL and _library.torchboard_fold(*rows, row, tensor.data_ptr(), number, kind, 1, 1) != NOT_DONE
@@ -114,12 +120,21 @@ def observe_many_(
     """``observe_`` for each of the rows with the tensor beside it, in one call."""
     if _library is None:
         return host_many.observe_many_(counts, moments, parameters, rows, tensors)
-    if rows and not (0 <= min(rows) and max(rows) < len(counts)):
-        raise IndexError(f"there are {len(counts)} rows, and not all of {list(rows)}")
+    check_rows(rows, len(counts))
     folds, left = described(rows, tensors)
     left += fold_many_((counts, moments, parameters), folds)
     for place in left:
         observe_(counts, moments, parameters, rows[place], tensors[place].detach())
+
+
+def check_rows(rows: Sequence[int], present: int) -> None:
+    """All of the rows are among those present.
+
+    Raises:
+        IndexError: one is not.
+    """
+    if rows and not (0 <= min(rows) and max(rows) < present):
+        raise IndexError(f"there are {present} rows, and not all of {list(rows)}")
 
 
 class Folds(NamedTuple):
@@ -133,8 +148,8 @@ def described(rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> tuple[Fol
     """For ``fold_many_``, of those tensors that ``read_`` would read, of any size; and the places of the others."""
     numbers, places, left = array("q"), [], []
     for place, (row, tensor) in enumerate(zip(rows, tensors, strict=True)):
-        kind = _TYPES.get(tensor.dtype)
-        if _library is None or kind is None or not is_dense(tensor) or not tensor.is_contiguous():
+        kind = _kind_as_it_lies(tensor) if _library is not None else None
+        if kind is None:
             left.append(place)
         else:
             numbers.extend((row, tensor.data_ptr(), tensor.numel(), kind, 1))

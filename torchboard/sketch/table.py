@@ -114,8 +114,7 @@ class SketchTable:
         folds, left = host_compiled.described(rows, tensors)
         for place in left:
             _check(tensors[place], self.device)
-        if rows and not (0 <= min(rows) and max(rows) < self._rows):
-            raise IndexError(f"there are {self._rows} rows, and not all of {list(rows)}")
+        host_compiled.check_rows(rows, self._rows)
         left += host_compiled.fold_many_(self._buffers.buffers, folds)
         return [rows[place] for place in left], [tensors[place].detach() for place in left]
 

@@ -30,7 +30,7 @@ _LITTLE_BYTES = 1 << 13
 _SAMPLE_RUNS, _SAMPLE_ROWS = 3, 12
 """The rows to try a way on: so many runs of so many."""
 _WORTH, _WORTH_OF_LARGE = 0.999, 0.99
-"""A slower way must leave less than this share of the bytes, or of those of a large picture, which takes a large part of a second."""
+"""A slower way must leave less than this share of the bytes, or of those of a large picture, which takes long."""
 _LARGE_BYTES = 1 << 22
 """Pictures of so many bytes are large."""
 _BIT = 16
