@@ -281,7 +281,8 @@ def test_a_fault_of_ours_never_leaves_an_optimizers_step(monkeypatch):
     def broken(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(SketchTable, "observe_many_", broken)
+    for name in ("observe_many_", "read_many_"):
+        monkeypatch.setattr(SketchTable, name, broken)
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with Monitor(

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from torchboard.capture.sketches import Sketches
 from torchboard.capture.updates import SAMPLE, Updates, sample
+from torchboard.sketch import layout
 
 
 def parameter(*shape: int) -> nn.Parameter:
@@ -21,9 +23,26 @@ def changed(weight: nn.Parameter, step) -> torch.Tensor | None:
     updates.note([("weight", weight)])
     with torch.no_grad():
         step(weight)
-    changes = dict(updates.take())
-    assert updates.take() == []
+    changes = taken(updates)
+    assert taken(updates) == {}
     return changes.get("weight")
+
+
+def taken(updates: Updates) -> dict[str, torch.Tensor]:
+    """The changes, those too that compiled code folds: where they lie is looked up, and what the sketch says of them."""
+    parameters, compiled = updates._on_host or ([], None)
+    sketches = Sketches()
+    found = dict(updates.take(sketches, str))
+    (rows,) = sketches.collect() or (None,)
+    tags, moments = (rows.tags, rows.moments()[0]) if rows else ((), ())
+    for place, (name, weight) in enumerate(parameters):
+        if name in tags and moments[tags.index(name)][layout.COUNT]:
+            kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
+            values = torch.frombuffer(bytearray(compiled.values(place)), dtype=kind)
+            assert moments[tags.index(name)][layout.MAX] == values.max()
+            assert moments[tags.index(name)][layout.COUNT] == values.numel()
+            found[name] = values.view(weight.shape) if values.numel() == weight.numel() else values
+    return found
 
 
 def test_a_small_parameter_is_read_whole():
@@ -75,8 +94,9 @@ def test_a_parameter_with_holes_is_sampled_too():
 def test_what_is_held_during_a_step_is_bounded():
     updates = Updates()
     updates.note([(str(number), parameter(2048, 512)) for number in range(3)])
-    held = [before for *_, before in updates._before]
-    assert all(before.untyped_storage().nbytes() <= 4 * SAMPLE for before in held)
+    held = [before.untyped_storage().nbytes() for *_, before in updates._before]
+    held += [len(updates._on_host[1].values(number)) for number in range(3)] if updates._on_host else []
+    assert len(held) == 3 and all(0 < size <= 4 * SAMPLE for size in held)
 
 
 def test_an_optimizer_that_gives_a_parameter_new_data_is_seen():
@@ -95,14 +115,14 @@ def test_parameters_with_holes_and_new_data_are_read_together_with_the_others():
         "other type": parameter(3).requires_grad_(),
     }
     updates = Updates()
-    updates.note(weights.items())
+    updates.note([*weights.items()])
     with torch.no_grad():
         for name in ("plain", "holes", "large"):
             weights[name].add_(0.25)
         weights["new data"].data = weights["new data"].data + 0.25
         weights["other type"].data = weights["other type"].data.double()
-    changes = dict(updates.take())
-    assert list(changes) == ["plain", "holes", "large", "new data"]
+    changes = taken(updates)
+    assert set(changes) == {"plain", "holes", "large", "new data"}
     assert all(torch.allclose(change, torch.tensor(0.25), atol=1e-6) for change in changes.values())
 
 

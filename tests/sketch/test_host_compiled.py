@@ -38,7 +38,7 @@ def test_code_of_another_version_is_not_used(monkeypatch):
 
 
 def test_without_it_torch_folds(monkeypatch):
-    monkeypatch.setattr(host_compiled, "EXTENSION_SUFFIXES", [".missing"])
+    monkeypatch.setitem(sys.modules, "torchboard.sketch._host_fold", None)
     monkeypatch.setattr(host_compiled, "_library", host_compiled._load())
     assert not host_compiled.available()
     rows = blank_rows(1, CPU)
@@ -51,7 +51,7 @@ def _agree(tensors: list[torch.Tensor]) -> None:
     """Folds them into one row after another, by compiled code and by the reference."""
     mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
     for tensor in tensors:
-        assert host_compiled.fold(mine.buffers, 0, tensor) >= 0
+        assert host_compiled.fold(host_compiled.rows_of(mine.buffers), 0, tensor) >= 0
         if not theirs.counts.any():  # the reference would choose by a sample, and keep what zeros chose
             theirs.parameters.copy_(mine.parameters)
         reference.observe_(*theirs.buffers, 0, tensor)
@@ -125,7 +125,7 @@ def test_elements_between_two_addresses_are_read():
     unaligned = torch.frombuffer(bytearray(raw.numpy().tobytes()), dtype=torch.float32, count=5000, offset=1)
     mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
     assert (
-        host_compiled.fold(mine.buffers, 0, unaligned) == host_compiled.NOT_DONE
+        host_compiled.fold(host_compiled.rows_of(mine.buffers), 0, unaligned) == host_compiled.NOT_DONE
     )  # C has no numbers that lie like that
     host_compiled.observe_(*mine.buffers, 0, unaligned)
     host_compiled.observe_(*theirs.buffers, 0, values)
@@ -136,18 +136,18 @@ def test_elements_between_two_addresses_are_read():
 @needs_it
 def test_a_fold_is_added_again_only_where_it_is_still_known():
     rows, values = blank_rows(6, CPU), torch.randn(20_000)
-    first = host_compiled.fold(rows.buffers, 0, values)
-    assert first > 0 and host_compiled.again(rows.buffers, 1, first)
-    assert host_compiled.fold(rows.buffers, 2, values[:100]) == 0
-    assert host_compiled.again(rows.buffers, 3, first), "a small tensor leaves the table alone"
+    first = host_compiled.fold(host_compiled.rows_of(rows.buffers), 0, values)
+    assert first > 0 and host_compiled.rows_of(rows.buffers).again(1, first)
+    assert host_compiled.fold(host_compiled.rows_of(rows.buffers), 2, values[:100]) == 0
+    assert host_compiled.rows_of(rows.buffers).again(3, first), "a small tensor leaves the table alone"
     assert all(torch.equal(buffer[0], buffer[row]) for buffer in rows.buffers for row in (1, 3))
     elsewhere = []
-    thread = threading.Thread(target=lambda: elsewhere.append(host_compiled.again(rows.buffers, 4, first)))
+    thread = threading.Thread(target=lambda: elsewhere.append(host_compiled.rows_of(rows.buffers).again(4, first)))
     thread.start()
     thread.join()
     assert elsewhere == [False], "another thread has another table"
-    host_compiled.fold(rows.buffers, 4, values + 1)
-    assert not host_compiled.again(rows.buffers, 5, first)
+    host_compiled.fold(host_compiled.rows_of(rows.buffers), 4, values + 1)
+    assert not host_compiled.rows_of(rows.buffers).again(5, first)
     assert rows.moments[5, layout.COUNT] == 0
 
 
@@ -157,7 +157,9 @@ def test_a_fold_is_not_added_to_a_row_that_looks_at_numbers_in_another_way(other
     rows, values = blank_rows(2, CPU), torch.randn(20_000)
     host_compiled.observe_(*rows.buffers, 1, other)
     before = rows.moments[1].clone()
-    assert not host_compiled.again(rows.buffers, 1, host_compiled.fold(rows.buffers, 0, values))
+    assert not host_compiled.rows_of(rows.buffers).again(
+        1, host_compiled.fold(host_compiled.rows_of(rows.buffers), 0, values)
+    )
     assert torch.equal(rows.moments[1], before)
 
 
@@ -165,10 +167,10 @@ def test_a_fold_is_not_added_to_a_row_that_looks_at_numbers_in_another_way(other
 def test_what_needs_more_care_is_left_to_torch():
     rows = blank_rows(3, CPU)
     rows.parameters[0, layout.KIND] = layout.INTEGERS
-    host_compiled.fold(rows.buffers, 1, torch.tensor([1e-300, -2e-300], dtype=torch.float64))
+    host_compiled.fold(host_compiled.rows_of(rows.buffers), 1, torch.tensor([1e-300, -2e-300], dtype=torch.float64))
     before = rows.moments.clone()
     for row, tensor in enumerate([torch.ones(3), torch.tensor([1e300], dtype=torch.float64), torch.arange(3)]):
-        assert host_compiled.fold(rows.buffers, row, tensor) == host_compiled.NOT_DONE
+        assert host_compiled.fold(host_compiled.rows_of(rows.buffers), row, tensor) == host_compiled.NOT_DONE
     assert torch.equal(rows.moments, before)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchboard.capture.ranks.parts import part_of
 from torchboard.capture.snapshot import HostCopy
 from torchboard.capture.tensors import measurable
+from torchboard.sketch.host_compiled import squares_of
 
 
 class GradientPart(NamedTuple):
@@ -123,13 +124,21 @@ class BackwardNorms:
 
     def __init__(self) -> None:
         self._norms: dict[int, Tensor] = {}
+        self._squares: dict[int, float] = {}
         self._parts: dict[str, tuple[GradientPart, ...]] = {}
         self._sums: dict[str, Tensor] = {}
 
     def note(self, parameters: Iterable[nn.Parameter]) -> None:
-        """A backward pass has ended. Two launches; waits for nothing."""
-        self._norms = {}
-        gradients = {id(weight): weight.grad for weight in parameters if weight.grad is not None}
+        """A backward pass has ended. One call for gradients that compiled code can read in the host's memory, else two
+        launches; waits for nothing."""
+        gradients = {id(weight): weight.grad for weight in parameters}
+        gradients = {key: gradient for key, gradient in gradients.items() if gradient is not None}
+        squares = squares_of([*gradients.values()])
+        self._norms, self._squares = {}, {} if squares is None else dict(zip(gradients, squares))
+        if squares is None:
+            self._note(gradients)
+
+    def _note(self, gradients: dict[int, Tensor]) -> None:
         plain = [measurable(gradient) for gradient in gradients.values()]
         local = [gradient for gradient in plain if gradient is not None and gradient.is_floating_point()]
         if len(local) == len(gradients) and len({gradient.device for gradient in local}) == 1:
@@ -143,26 +152,43 @@ class BackwardNorms:
             used: the parameters that it holds and that have a gradient, and their names.
             divisor: what the gradients were multiplied with for the backward pass; NaN if the step is skipped.
         """
-        norms = [self._norms.pop(id(weight), None) for _, weight in used]
-        if not norms or any(norm is None for norm in norms):
+        squares = self._take([id(weight) for _, weight in used])
+        if squares is None:
             return
-        squares = torch.stack(norms).square()
-        if divisor is not None:
-            squares = squares / divisor.reshape(()).to(squares.device, non_blocking=True) ** 2
-        total = squares.sum(0, keepdim=True)
-        counts = total == total
-        entry = torch.cat((torch.where(counts, squares, 0.0), counts.to(squares.dtype)))
+        if isinstance(squares, list) and divisor is None:  # numbers of the host, which need no launches
+            counts = not math.isnan(sum(squares))
+            entry = torch.tensor([*squares, 1.0] if counts else [0.0] * (len(squares) + 1), dtype=torch.float64)
+        else:
+            on_device = squares if isinstance(squares, Tensor) else torch.tensor(squares, dtype=torch.float64)
+            entry = _entry(on_device, divisor)
         group = blake2b("\0".join(name for name, _ in used).encode(), digest_size=8).hexdigest()
         if group not in self._parts:
             self._parts[group] = tuple(_part(name, weight.grad) for name, weight in used)
         known = self._sums.get(group)
         self._sums[group] = entry if known is None else known + entry
 
+    def _take(self, keys: list[int]) -> list[float] | Tensor | None:
+        """The squares of the norms of these parameters' gradients, each of which is taken once; None where one is not known."""
+        squares = [self._squares.pop(key, None) for key in keys]
+        if squares and None not in squares:
+            return squares
+        norms = [self._norms.pop(key, None) for key in keys]
+        return torch.stack(norms).square() if norms and not any(norm is None for norm in norms) else None
+
     def collect(self) -> BackwardSums:
         """What there is since the last call; begins anew."""
         sums = BackwardSums(self._parts, HostCopy([*self._sums.values()]))
-        self._norms, self._parts, self._sums = {}, {}, {}
+        self._norms, self._squares, self._parts, self._sums = {}, {}, {}, {}
         return sums
+
+
+def _entry(squares: Tensor, divisor: Tensor | None) -> Tensor:
+    """What a step adds: its squares and 1, or zeros if a square is NaN."""
+    if divisor is not None:
+        squares = squares / divisor.reshape(()).to(squares.device, non_blocking=True) ** 2
+    total = squares.sum(0, keepdim=True)
+    counts = total == total
+    return torch.cat((torch.where(counts, squares, 0.0), counts.to(squares.dtype)))
 
 
 def _part(name: str, gradient: Tensor) -> GradientPart:

@@ -6,6 +6,7 @@ of the value as it was when the layer returned it, and leaves the graph as it is
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,12 @@ def tap(output: Tensor, report: Callable[[Tensor | None], None]) -> None:
     if base is not None and not base.is_leaf and base.numel() == output.numel():
         report = _ViewHook(report)
         base.register_hook(_BaseHook(report))
-    output.register_hook(report)
+    history = output.grad_fn  # of a view it is brought up to date here
+    if type(output) is Tensor and output._backward_hooks is None:  # what ``register_hook`` does, without a handle
+        output._backward_hooks = OrderedDict({report: report})
+        history._register_hook_dict(output)
+    else:
+        output.register_hook(report)
 
 
 class BackwardEnd:

@@ -6,7 +6,6 @@ Just before the step a gradient is what the optimizer will use: reduced over ran
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,8 @@ from torchboard.capture.sketches import Sketches, SketchSnapshot
 from torchboard.capture.tensors import observable
 from torchboard.capture.updates import Updates, sample
 from torchboard.errors import InvalidValueError
-from torchboard.graph.module_names import parameter_names
+from torchboard.graph.job import in_a_job
+from torchboard.graph.module_names import KnownNames, parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Pending, Text
 
@@ -51,8 +51,9 @@ class Parameters:
         self._weights = Sketches()
         self._updates = Updates()
         self._backward = BackwardNorms()
+        self._names = KnownNames(model)
         self._without: dict[str, None] = {}
-        self._elements: Counter[str] = Counter()
+        self._sparse: Counter[str] = Counter()
         self._steps: Counter[str] = Counter()
         self._skips = False
         self._met: list[tuple[str, nn.Parameter]] = []  # when the backward pass ended, for the step behind it
@@ -107,9 +108,7 @@ class Parameters:
                 if not closure:
                     self._read_gradients(optimizer, held, scale)
                 if self._options.updates:
-                    changing = [(name, weight) for name, weight in held if _will_change(weight, closure)]
-                    self._updates.note(changing)
-                    for name, weight in changing:
+                    for name, weight in self._updates.note([each for each in held if _will_change(each[1], closure)]):
                         self._sketches.mark(tag("updates", name), weight)
         except Exception as error:
             self._fail(error)
@@ -122,9 +121,8 @@ class Parameters:
             with torch.no_grad():
                 if closure:
                     self._read_gradients(optimizer, self._held(optimizer), None)
-                self._observe(
-                    "updates", [(name, change) for name, change in self._updates.take() if name in self._steps]
-                )
+                left = self._updates.take(self._sketches, self._tag_of_update)
+                self._observe("updates", [name for name, _ in left], [change for _, change in left])
         except Exception as error:
             self._fail(error)
 
@@ -136,7 +134,8 @@ class Parameters:
         """
         with torch.no_grad():
             if self._options.parameters:
-                self._observe("parameters", self._named())
+                named = self._named()
+                self._observe("parameters", [name for name, _ in named], [weight for _, weight in named])
             elif self._options.updates:
                 for name, weight in self._named():
                     self._weights.mark(tag("parameters", name), weight)
@@ -152,23 +151,29 @@ class Parameters:
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that can be told what they are of, by name."""
-        return [(name, weight) for name, weight in parameter_names(self._model) if not is_flat_shard(weight)]
+        named = self._names.parameters()
+        return [(name, weight) for name, weight in named if not is_flat_shard(weight)] if in_a_job() else named
 
     def _read_gradients(self, optimizer: Optimizer, held: list[tuple[str, nn.Parameter]], scale: Tensor | None) -> None:
-        used = [(name, weight) for name, weight in held if weight.grad is not None]
-        self._without.update((name, None) for name, weight in held if weight.grad is None and weight.requires_grad)
-        for name, weight in used:
-            self._steps[name] += 1
-            self._elements[name] += _elements(weight.grad)
+        gradients = [weight.grad for _, weight in held]
+        used = [entry for entry, gradient in zip(held, gradients) if gradient is not None]
+        if len(used) < len(held):
+            silent = (entry for entry, gradient in zip(held, gradients) if gradient is None)
+            self._without.update((name, None) for name, weight in silent if weight.requires_grad)
+            gradients = [gradient for gradient in gradients if gradient is not None]
+        names = [name for name, _ in used]
+        self._steps.update(names)
+        for name, gradient in zip(names, gradients):
+            if gradient.layout is torch.sparse_coo:
+                self._sparse[name] += gradient._values().numel()
         if not self._options.gradients:
             return
-        gradients = ((name, weight.grad) for name, weight in used)
         divisor = self._divisor(optimizer, getattr(optimizer, "grad_scale", None))
         if divisor is None:
-            self._observe("gradients", gradients)
+            self._observe("gradients", names, gradients)
         else:
-            for name, gradient in gradients:  # one by one, so that only one copy is held at a time
-                self._observe("gradients", [(name, gradient / divisor)])
+            for name, gradient in zip(names, gradients):  # one by one, so that only one copy is held at a time
+                self._observe("gradients", [name], [gradient / divisor])
         divisor = divisor if scale is None else self._divisor(optimizer, scale)
         self._backward.step(used, divisor)
 
@@ -184,9 +189,10 @@ class Parameters:
         return torch.where(skipped > 0, torch.nan, 1.0 if scale is None else scale)
 
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
-        sizes = {name: self._elements[name] / steps for name, steps in self._steps.items()}
+        sizes = {name: weight.numel() for name, weight in self._named() if name in self._steps}
+        sizes |= {name: elements / self._steps[name] for name, elements in self._sparse.items()}
         norms = Norms(tuple(sketches), sizes, self._backward.collect(), self._skips)
-        self._elements.clear()
+        self._sparse.clear()
         self._skips = False
         return norms
 
@@ -199,15 +205,18 @@ class Parameters:
         text = Text("No gradient in this epoch's captured steps: " + ", ".join(silent))
         return [Figures(((WITHOUT_GRADIENT, text),))]
 
-    def _observe(self, kind: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        found = []
-        for name, tensor in tensors:
-            local = observable(tensor)
-            if local is not tensor:
-                self._sketches.mark(tag(kind, name), tensor)
+    def _observe(self, kind: str, names: list[str], tensors: list[Tensor]) -> None:
+        tags, others = tuple([tag(kind, name) for name in names]), []
+        for place in self._sketches.read_(tags, tensors):
+            local = observable(tensors[place])
+            if local is not tensors[place]:
+                self._sketches.mark(tags[place], tensors[place])
             if local is not None:
-                found.append((tag(kind, name), local))
-        self._sketches.observe_(found)
+                others.append((tags[place], local))
+        self._sketches.observe_(others)
+
+    def _tag_of_update(self, name: str) -> str | None:
+        return tag("updates", name) if name in self._steps else None
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -216,8 +225,3 @@ class Parameters:
 
 def _will_change(weight: nn.Parameter, closure: bool) -> bool:
     return weight.requires_grad and (closure or weight.grad is not None)
-
-
-def _elements(gradient: Tensor) -> int:
-    """How many elements a step's gradient has, of all its shards; of a sparse one those that are there."""
-    return gradient._values().numel() if gradient.layout is torch.sparse_coo else gradient.numel()

@@ -15,10 +15,13 @@ from torchboard.capture.tensors import measurable
 from torchboard.errors import InvalidValueError
 from torchboard.graph.job import in_a_job
 from torchboard.sketch import compact, layout, merging, ops
+from torchboard.sketch.host_compiled import Changes
 from torchboard.sketch.rows import TableRows
 from torchboard.sketch.sampling import BLOCK
 from torchboard.sketch.table import SketchTable, sketch_of
 from torchboard.values import Histogram, Scalar, Value
+
+_HOST = torch.device("cpu")
 
 
 class Row(NamedTuple):
@@ -45,6 +48,7 @@ class Sketches:
         self._tags: dict[torch.device, list[str]] = {}  # of each row of the device's table
         self._rows: dict[tuple[str, torch.device], Row] = {}
         self._parts: dict[str, Part] = {}
+        self._host_rows: dict[tuple[str | None, ...], list[int]] = {}
 
     def row(self, tag: str, device: torch.device, like: torch.Tensor | None = None) -> Row:
         """The row of a tag on a device, made when first asked for; ``like`` as for ``mark``."""
@@ -80,6 +84,24 @@ class Sketches:
         for device, (rows, values) in together.items():
             self._tables[device].observe_many_(rows, values)
 
+    def read_(self, tags: tuple[str, ...], tensors: list[torch.Tensor]) -> list[int]:
+        """Folds those of the tensors that compiled code can read in the host's memory into the sketches of the tags beside
+        them, in one call; gives the places of the others."""
+        if not all(tensor.is_cpu for tensor in tensors):
+            return [*range(len(tensors))]
+        return self._on_host(tags).read_many_(self._host_rows[tags], tensors) if tags else []
+
+    def read_changes_(self, tags: tuple[str | None, ...], changes: Changes) -> list[int]:
+        """Folds by how much tensors have changed into the sketches of their tags, in one call; gives the places of those that
+        compiled code cannot fold."""
+        return self._on_host(tags).read_changes_(self._host_rows[tags], changes)
+
+    def _on_host(self, tags: tuple[str | None, ...]) -> SketchTable:
+        """The table of the host, with rows for the tags, which are looked up once."""
+        if tags not in self._host_rows:
+            self._host_rows[tags] = [-1 if tag is None else self.row(tag, _HOST).index for tag in tags]
+        return self._tables[_HOST]
+
     def collect(self) -> list[SketchSnapshot]:
         """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty.
 
@@ -87,6 +109,7 @@ class Sketches:
         """
         snapshots = []
         parts, self._parts = self._parts, {}
+        self._host_rows.clear()
         notes = self._notes()
         packed = not in_a_job()  # packed rows cannot be merged with those of other ranks
         for tags, rows in at_home(

@@ -9,6 +9,8 @@ the cost is one walk over the modules.
 
 from __future__ import annotations
 
+import weakref
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -48,6 +50,57 @@ def parameter_names(root: nn.Module) -> list[tuple[str, nn.Parameter]]:
             if parameter is not None:
                 named.setdefault(id(parameter), (join(name, key), parameter))
     return list(named.values())
+
+
+class KnownNames:
+    """The names of one model, walked anew where a module has come, gone, or holds other children or parameters.
+
+    One look at each module tells, a quarter of a walk. Nothing is kept alive.
+
+    Attributes:
+        version: how often the names were found to be others.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.version = 0
+        self._root = weakref.ref(root)
+        self._modules: list[tuple[weakref.ref[nn.Module], tuple[int, ...], tuple[int, ...]]] = []
+        self._places: list[tuple[str, weakref.ref[nn.Module], str]] = []
+
+    def look(self) -> int:
+        """Looks at the modules; gives the version."""
+        for reference, children, weights in self._modules:
+            module = reference()
+            if module is None or (_ids(module._modules), _ids(module._parameters)) != (children, weights):
+                break
+        else:
+            if self._modules:
+                return self.version
+        self._walk()
+        return self.version
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """``parameter_names`` of the model."""
+        self.look()
+        return [(name, reference()._parameters[key]) for name, reference, key in self._places]
+
+    def _walk(self) -> None:
+        self.version += 1
+        self._modules, self._places, seen = [], [], set()
+        root = self._root()
+        if root is None:
+            return
+        for module in root.modules():  # wrappers too
+            self._modules.append((weakref.ref(module), _ids(module._modules), _ids(module._parameters)))
+        for module, name in module_names(root).items():
+            for key, parameter in module._parameters.items():
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    self._places.append((join(name, key), weakref.ref(module), key))
+
+
+def _ids(held: dict[str, object]) -> tuple[int, ...]:
+    return (*map(id, held.values()),) if held else ()
 
 
 def class_name(module: nn.Module) -> str:

@@ -2,17 +2,14 @@
 
 It is two to seven times as fast as ``host`` and ``host_many``, which take over where there was no compiler, for element
 types other than the four below, and for rows and magnitudes that need more care. Rows are the same whoever folds. Large
-tensors are shared out among torch's own threads. About 2 us a call.
+tensors are shared out among torch's own threads. About 1 us a call, and half of that for each of many tensors.
 """
 
 from __future__ import annotations
 
-import ctypes
-from array import array
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -23,12 +20,11 @@ NOT_DONE = -1
 """What ``fold`` gives where ``host`` has to do it."""
 SMALL = 1 << 14
 """Most elements of a tensor that ``again`` does not know: to fold it takes no longer than to ask."""
+LARGE = 2
+"""What ``read`` says of a tensor with more."""
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_VERSION = 2_000_000 + 100 * layout.BINS + layout.SLOTS
+_VERSION = 3_000_000 + 100 * layout.BINS + layout.SLOTS
 """Of the code that fits this file."""
-
-_NUMBERS = 5
-"""That describe a tensor of many: its row, its address, its elements, their type, and how many times each counts."""
 
 _keys = torch._C._dispatch_keys
 _DENSE = set()
@@ -41,35 +37,33 @@ sparse nor nested nor quantised, and not to be negated or conjugated when it is 
 
 Buffers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Counts, moments and parameters, contiguous; see ``reference.observe_``."""
-Addresses = tuple[int, int, int]
-"""Theirs in memory."""
+Rows = Any
+"""The compiled code's own view of these buffers. What it does without a look from Python:
+
+* ``use(counts, moments, parameters)``: they lie there from now on;
+* ``read(row, tensor)``: ``observe_`` of a plain dense tensor of at most ``SMALL`` floats without gaps, which gives 1; 0, and
+  nothing done, of another; ``LARGE``, and nothing done, of one like that with more elements;
+* ``read_many(rows, tensors, threads)``: the same of many, of any size; gives the places of those that it did not read.
+"""
+Changes = Any
+"""By how much tensors change. Made of them and of a step for each, it keeps every n-th element of those that can be read;
+
+* ``left()`` gives the places of the others;
+* ``read(rows, numbers, threads)`` folds the change of each since into its row, -1 for none, and gives the places of those
+  that need more care; a tensor that has other data since, of another size or type, is left out;
+* ``values(place)`` then has one of these, as the bytes of floats, or of doubles if the tensor has doubles.
+"""
 
 
-def _load() -> ctypes.PyDLL | None:
-    """The compiled code; None if it was not built, or was built from another version of the source.
-
-    Calls keep the interpreter's lock: to give it away and fight for it again would take longer than most folds.
-    """
-    here = Path(__file__).parent
-    for path in (here / f"_host_fold{suffix}" for suffix in EXTENSION_SUFFIXES):
-        try:
-            library = ctypes.PyDLL(str(path))
-            library.torchboard_fold_version.restype = ctypes.c_int64
-            if library.torchboard_fold_version() == _VERSION:
-                return _declared(library)
-        except (OSError, AttributeError):
-            continue
-    return None
-
-
-def _declared(library: ctypes.PyDLL) -> ctypes.PyDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    row = [pointer, pointer, pointer, number]
-    library.torchboard_fold.restype = library.torchboard_fold_again.restype = number
-    library.torchboard_fold.argtypes = [*row, pointer, number, ctypes.c_int, number, ctypes.c_int]
-    library.torchboard_fold_again.argtypes = [*row, number]
-    library.torchboard_fold_many.restype = number
-    library.torchboard_fold_many.argtypes = [*row[:3], pointer, number, ctypes.c_int]
+def _load() -> Any:
+    """The compiled code; None if it was not built, or was built from another version of the source."""
+    try:
+        library = import_module("torchboard.sketch._host_fold")
+    except ImportError:
+        return None
+    if library.VERSION != _VERSION:
+        return None
+    library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE)
     return library
 
 
@@ -81,32 +75,33 @@ def available() -> bool:
     return _library is not None
 
 
+def rows_of(buffers: Buffers) -> Rows | None:
+    """Rows that compiled code can add to; None without it."""
+    return None if _library is None else _library.Rows(*buffers)
+
+
+def changes_of(tensors: list[torch.Tensor], steps: list[int]) -> Changes | None:
+    """Samples of tensors as they are, every n-th element of each in the order of its memory; None without compiled code."""
+    return None if _library is None else _library.Changes(tensors, steps)
+
+
+def squares_of(tensors: list[torch.Tensor]) -> list[float] | None:
+    """The sum of the squares of each tensor's elements, in double precision; None if one of them is no plain dense tensor of
+    floats without gaps in the host's memory, or there is no compiled code."""
+    return None if _library is None else _library.squares(tensors)
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements of a tensor lie in the host's memory as they are, whatever its strides."""
     return _keys(tensor).raw_repr() in _DENSE
-
-
-def _kind_as_it_lies(tensor: torch.Tensor) -> int | None:
-    """The element type of a tensor that compiled code can read where it lies; None of another."""
-    kind = _TYPES.get(tensor.dtype)
-    return kind if kind is not None and is_dense(tensor) and tensor.is_contiguous() else None
-
-
-def read_(rows: Addresses, row: int, tensor: torch.Tensor) -> bool:
-    """``observe_`` of a small dense tensor of floats without gaps, in as few steps as can be; False, and nothing done, of
-    another. There must be compiled code, and the row."""
-    kind = _kind_as_it_lies(tensor)
-    if kind is None:
-        return False
-    number = tensor.numel()
-    return number <= SMALL and _library.torchboard_fold(*rows, row, tensor.data_ptr(), number, kind, 1, 1) != NOT_DONE
 
 
 def observe_(
     counts: torch.Tensor, moments: torch.Tensor, parameters: torch.Tensor, row: int, tensor: torch.Tensor
 ) -> None:
     """Adds every element of a tensor to one row; arguments as in ``reference.observe_``, the buffers contiguous."""
-    if fold((counts, moments, parameters), row, tensor) == NOT_DONE:
+    rows = rows_of((counts, moments, parameters))
+    if rows is None or fold(rows, row, tensor) == NOT_DONE:
         host.observe_(counts, moments, parameters, row, tensor)
 
 
@@ -117,92 +112,32 @@ def observe_many_(
     rows: Sequence[int],
     tensors: Sequence[torch.Tensor],
 ) -> None:
-    """``observe_`` for each of the rows with the tensor beside it, in one call."""
-    if _library is None:
+    """``observe_`` for each of the rows with the tensor beside it, in one call.
+
+    Raises:
+        IndexError: one of the rows is not there.
+    """
+    mine = rows_of((counts, moments, parameters))
+    if mine is None:
         return host_many.observe_many_(counts, moments, parameters, rows, tensors)
-    check_rows(rows, len(counts))
-    folds, left = described(rows, tensors)
-    left += fold_many_((counts, moments, parameters), folds)
-    for place in left:
+    for place in mine.read_many(list(rows), list(tensors), torch.get_num_threads()):
         observe_(counts, moments, parameters, rows[place], tensors[place].detach())
 
 
-def check_rows(rows: Sequence[int], present: int) -> None:
-    """All of the rows are among those present.
-
-    Raises:
-        IndexError: one is not.
-    """
-    if rows and not (0 <= min(rows) and max(rows) < present):
-        raise IndexError(f"there are {present} rows, and not all of {list(rows)}")
-
-
-class Folds(NamedTuple):
-    """Five numbers for each tensor, and which of many it is."""
-
-    numbers: array
-    places: list[int]
-
-
-def described(rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> tuple[Folds, list[int]]:
-    """For ``fold_many_``, of those tensors that ``read_`` would read, of any size; and the places of the others."""
-    numbers, places, left = array("q"), [], []
-    for place, (row, tensor) in enumerate(zip(rows, tensors, strict=True)):
-        kind = _kind_as_it_lies(tensor) if _library is not None else None
-        if kind is None:
-            left.append(place)
-        else:
-            numbers.extend((row, tensor.data_ptr(), tensor.numel(), kind, 1))
-            places.append(place)
-    return Folds(numbers, places), left
-
-
-def fold_many_(buffers: Buffers, folds: Folds) -> list[int]:
-    """Adds every element of each tensor to its row, which must be there, in one call; gives the places of those that need
-    more care. The tensors must still be there."""
-    numbers, places = folds
-    if not places:
-        return []
-    addresses = *(buffer.data_ptr() for buffer in buffers), numbers.buffer_info()[0]
-    if not _library.torchboard_fold_many(*addresses, len(places), torch.get_num_threads()):
-        return []
-    return [place for place, row in zip(places, numbers[::_NUMBERS]) if row < 0]
-
-
-def fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> int:
+def fold(rows: Rows, row: int, tensor: torch.Tensor) -> int:
     """Adds every element of a tensor to a row.
 
     Returns:
-        A number for ``again``, 0 if the tensor is not worth it, and ``NOT_DONE``, where nothing was done.
+        A number for ``rows.again(row, number)``, which adds the same to another row if it was this thread's last large tensor
+        and that row looks at numbers in the same way, and else gives False; 0 if the tensor is not worth it; and ``NOT_DONE``,
+        where nothing was done.
 
     Raises:
         IndexError: there is no such row.
     """
-    counts, moments, parameters = buffers
-    what = _described(counts, row, tensor) if _library is not None else None
-    if what is None:
-        return NOT_DONE
-    rows = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), row
-    return _library.torchboard_fold(*rows, what[0].data_ptr(), *what[1:], torch.get_num_threads())
-
-
-def _described(counts: torch.Tensor, row: int, tensor: torch.Tensor) -> tuple[torch.Tensor, int, int, int] | None:
-    """A tensor without gaps, its elements, their type, and how often each of them counts; None where ``host`` has to fold."""
-    kind = _TYPES.get(tensor.dtype)
-    if kind is None:
-        return None
-    if not 0 <= row < counts.shape[0]:
-        raise IndexError(f"there is no row {row} in {counts.shape[0]} rows")
-    times = 1
-    if not tensor.is_contiguous() or tensor.is_neg():
-        tensor, times = reference.storage_order(tensor)
-        tensor = tensor.contiguous()
-    return tensor, tensor.numel() if times else 0, kind, times
-
-
-def again(buffers: Buffers, row: int, folded: int) -> bool:
-    """Adds to a row what ``fold`` has added to another one, if that was this thread's last large tensor and the row looks at
-    numbers in the same way; False, and nothing done, if not."""
-    counts, moments, parameters = buffers
-    rows = counts.data_ptr(), moments.data_ptr(), parameters.data_ptr(), row
-    return _library is not None and bool(_library.torchboard_fold_again(*rows, folded))
+    threads = torch.get_num_threads()
+    folded = rows.fold(row, tensor, 1, threads)
+    if folded == NOT_DONE and tensor.dtype in _TYPES and (not tensor.is_contiguous() or tensor.is_neg()):
+        kept, times = reference.storage_order(tensor)
+        folded = rows.fold(row, kept.contiguous(), times, threads)
+    return folded

@@ -20,12 +20,20 @@ _MOST_WAITING = 256
 class _Seen(NamedTuple):
     """A tensor as it was when it was folded; its memory is held weakly."""
 
-    storage: weakref.ref
+    address: int
     version: int
-    place: tuple
+    facts: tuple
+    storage: weakref.ref
+    folded: host.Folded | int
 
     def is_still(self, tensor: torch.Tensor) -> bool:
-        return self.storage() is tensor.untyped_storage() and self[1:] == (tensor._version, _place(tensor))
+        """Whether that is the tensor."""
+        return (
+            self.address == tensor.data_ptr()
+            and self.version == tensor._version
+            and self.facts == _facts(tensor)
+            and self.storage() is tensor.untyped_storage()
+        )
 
 
 class HostFolds:
@@ -36,37 +44,49 @@ class HostFolds:
     between the two is not noticed. Compiled code folds small ones at once, too. Without it one of up to ``host_many.SMALL``
     elements is copied, and folded with others when there are 256 of them, or ``host_many.MANY`` elements, or when
     ``settle_`` is called.
+
+    Attributes:
+        rows: where compiled code folds into; None without it.
     """
 
     def __init__(self, buffers: Buffers) -> None:
-        self._compiled = host_compiled.available()
+        self.rows = host_compiled.rows_of(buffers)
         self._waiting: tuple[list[int], list[torch.Tensor]] = [], []
         self._elements = 0
-        self._last: tuple[_Seen, host.Folded | int] | None = None
+        self._last: _Seen | None = None
         self.use_(buffers)
 
     def use_(self, buffers: Buffers) -> None:
         """The rows lie here from now on; nothing may be waiting."""
         self._buffers = buffers
-        self._addresses = tuple(buffer.data_ptr() for buffer in buffers)
+        if self.rows is not None:
+            self.rows.use(*buffers)
 
     def read_(self, row: int, tensor: torch.Tensor) -> bool:
-        """Adds every element of a small plain tensor to a row at once, where there is compiled code for it; False, and
-        nothing done, if it takes ``observe_``."""
-        return self._compiled and host_compiled.read_(self._addresses, row, tensor)
+        """Adds every element of a tensor to a row, if compiled code, which there must be, can read it where it lies; False,
+        and nothing done, if that takes ``observe_``."""
+        done = self.rows.read(row, tensor)
+        return self._observe_large_(row, tensor) if done == host_compiled.LARGE else bool(done)
 
     def observe_(self, row: int, tensor: torch.Tensor) -> None:
         """Adds every element of a plain tensor to a row, now or later."""
-        buffers = self._buffers
         number = tensor.numel()
-        if not self._compiled and number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
+        if self.rows is None and number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
             self._wait(row, tensor)
-        elif number <= host_compiled.SMALL or tensor.is_inference():  # the latter has no version
-            host_compiled.observe_(*buffers, row, tensor)
-        elif self._last is None or not self._last[0].is_still(tensor) or not _again(buffers, row, self._last[1]):
-            folded = _fold(buffers, row, tensor)
-            seen = _Seen(weakref.ref(tensor.untyped_storage()), tensor._version, _place(tensor))
-            self._last = (seen, folded) if folded else None
+        elif number <= host_compiled.SMALL:
+            self._fold(row, tensor)
+        else:
+            self._observe_large_(row, tensor)
+
+    def _observe_large_(self, row: int, tensor: torch.Tensor) -> bool:
+        if tensor.is_inference():  # it has no version
+            self._fold(row, tensor)
+        elif self._last is None or not self._last.is_still(tensor) or not self._again(row, self._last.folded):
+            folded, self._last = self._fold(row, tensor), None
+            if folded:
+                storage = weakref.ref(tensor.untyped_storage())
+                self._last = _Seen(tensor.data_ptr(), tensor._version, _facts(tensor), storage, folded)
+        return True
 
     def _wait(self, row: int, tensor: torch.Tensor) -> None:
         rows, tensors = self._waiting
@@ -86,18 +106,16 @@ class HostFolds:
         """Drops all that waits, and what is known of the last tensor."""
         self._waiting, self._elements, self._last = ([], []), 0, None
 
+    def _fold(self, row: int, tensor: torch.Tensor) -> host.Folded | int | None:
+        """Folds a tensor, and gives what ``_again`` takes, if anything."""
+        folded = host_compiled.NOT_DONE if self.rows is None else host_compiled.fold(self.rows, row, tensor)
+        return host.fold_(HostRow(*self._buffers, row), tensor.detach()) if folded == host_compiled.NOT_DONE else folded
 
-def _fold(buffers: Buffers, row: int, tensor: torch.Tensor) -> host.Folded | int | None:
-    """Folds a tensor, and gives what ``_again`` takes, if anything."""
-    folded = host_compiled.fold(buffers, row, tensor)
-    return host.fold_(HostRow(*buffers, row), tensor) if folded == host_compiled.NOT_DONE else folded
-
-
-def _again(buffers: Buffers, row: int, folded: host.Folded | int) -> bool:
-    if isinstance(folded, int):
-        return host_compiled.again(buffers, row, folded)
-    return host.again_(HostRow(*buffers, row), folded)
+    def _again(self, row: int, folded: host.Folded | int) -> bool:
+        if isinstance(folded, int):
+            return self.rows.again(row, folded)
+        return host.again_(HostRow(*self._buffers, row), folded)
 
 
-def _place(tensor: torch.Tensor) -> tuple:
-    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg()
+def _facts(tensor: torch.Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg()

@@ -7,7 +7,8 @@ are folded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class SketchTable:
             InvalidValueError: a complex, sparse, quantised or meta tensor, or one on another device.
         """
         direct = self._host is not None and not torch.compiler.is_compiling() and _is_plain(tensor)
-        if direct and self._most is None and 0 <= row < self._rows and self._host.read_(row, tensor):
+        if direct and (read := self.reader(row)) is not None and read(tensor):
             return
         _check(tensor, self.device)
         tensor = tensor.detach()
@@ -101,22 +102,33 @@ class SketchTable:
 
     def observe_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> None:
         """``observe_`` for each of the rows with the tensor beside it, in a few launches for all of them together."""
+        for _, tensor in zip(rows, tensors, strict=True):
+            _check(tensor, self.device)
         if self._host is not None and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
-            rows, tensors = self._read_many_(rows, tensors)
-        else:
-            for _, tensor in zip(rows, tensors, strict=True):
-                _check(tensor, self.device)
+            left = self.read_many_([*rows], [*tensors])
+            rows, tensors = [rows[place] for place in left], [tensors[place].detach() for place in left]
         if rows:
             ops.observe_many_(*self._buffers.buffers, rows, tensors)
 
-    def _read_many_(self, rows: Sequence[int], tensors: Sequence[torch.Tensor]) -> tuple[list[int], list[torch.Tensor]]:
-        """``observe_many_`` of what compiled code can read; gives the rest."""
-        folds, left = host_compiled.described(rows, tensors)
-        for place in left:
-            _check(tensors[place], self.device)
-        host_compiled.check_rows(rows, self._rows)
-        left += host_compiled.fold_many_(self._buffers.buffers, folds)
-        return [rows[place] for place in left], [tensors[place].detach() for place in left]
+    def reader(self, row: int) -> Callable[[torch.Tensor], bool] | None:
+        """What folds one tensor after another into a row in as few steps as can be, outside of modes and of code that is being
+        compiled. It gives False, and does nothing, where that takes ``observe_``. None where it would always be so."""
+        compiled = self._host is not None and self._host.rows is not None and self._most is None
+        return partial(self._host.read_, row) if compiled and row < self._rows else None
+
+    def read_many_(self, rows: list[int], tensors: list[torch.Tensor]) -> list[int]:
+        """Folds those of the tensors that compiled code can read where they lie into the row beside them, outside of modes and
+        of code that is being compiled; gives the places of the others."""
+        if self._host is None or self._host.rows is None:
+            return [*range(len(tensors))]
+        if rows and not 0 <= min(rows) <= max(rows) < self._rows:
+            raise IndexError(f"there are {self._rows} rows, and not all of {rows}")
+        return self._host.rows.read_many(rows, tensors, torch.get_num_threads())
+
+    def read_changes_(self, rows: list[int], changes: host_compiled.Changes) -> list[int]:
+        """Folds by how much tensors have changed into the row beside each, -1 for none; gives the places of those for which
+        that takes ``observe_``. The table is the host's."""
+        return changes.read(self._host.rows, rows, torch.get_num_threads())
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""

@@ -75,7 +75,7 @@ static void clear_table(void) {
 /* Looks at elements of up to 32 bits; their codes go into this thread's table, or, if they are few, stay codes. Gives the
  * number of codes that stay. */
 static int64_t look_at(const Elements *all, Found *found) {
-    int few = all->number <= SMALL;
+    int few = all->number <= FEW;
     int64_t codes = 0;
     float *buffer = scratch.piece.narrow;
     if (!few)
@@ -84,9 +84,9 @@ static int64_t look_at(const Elements *all, Found *found) {
         int64_t number = piece_at(all, first);
         const float *x = look_float(floats(all, first, number, buffer), &number, buffer, found);
         add_up(x, number, &found->sum, &found->squares);
-        encode(x, number, scratch.codes + codes, found);
+        encode(x, number, scratch.codes, found);
         if (few)
-            codes += number;
+            codes = number;
         else
             count(scratch.codes, number, scratch.table[0], scratch.table[1], behind(all, first));
     }

@@ -32,11 +32,14 @@ enum {
     BLOCK = 16,                                   /* counters that are skipped together where all are zero */
     BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
     PIECE = 4096,
-    SMALL = 4 * PIECE,                            /* up to here codes are kept, and the large table is not touched */
-    TINY = 1024,                                  /* up to here a row's own counters are faster than counters beside it */
+    FEW = 1024,                                   /* up to here a row's own counters are faster than counters beside it */
+    SMALL = 4 * PIECE,                            /* up to here what is counted is not kept for another row */
     SAMPLE = 1024,
     MOST_THREADS = 64,
+    NOT_DONE = -1,
 };
+/* Changes with what Python sees and with the numbers of layout.py. */
+enum { VERSION = 3000000 + BINS * 100 + SLOTS };
 static const int64_t WORTH_THREADS = 1 << 17, WORTH_A_THREAD = 1 << 16;
 
 typedef struct {
@@ -69,7 +72,7 @@ typedef struct {
         double wide[PIECE];
     } piece;                                  /* that had to be converted, or freed of NaN */
     float halves[PIECE];                      /* on their way to doubles */
-    uint16_t codes[SMALL];
+    uint16_t codes[PIECE];
     uint32_t bins[2][BIN_PLACES];             /* neighbours are counted apart: one would wait for the other's addition */
     uint32_t table[2][CODES];                 /* likewise */
     Span used;                                /* of the table, in codes of either sign; all else is zero, or of zeros */

@@ -83,25 +83,16 @@ FOR_EACH_CPU static int any(const uint32_t *one, const uint32_t *other) {
     return met != 0;
 }
 
-/* The elements have either sign: what is said of one side of the bins goes for the other. */
-static const Span ALL_BINS = {0, SIDE - 1};
-
-static void clear_bins(Span span) {
-    size_t bytes = (size_t)(span.last - span.first + 1) * sizeof **scratch.bins;
-    for (int lane = 0; lane < 2; lane++)
-        for (int side = 0; side < BINS; side += SIDE)
-            memset(scratch.bins[lane] + side + span.first, 0, bytes);
-}
+static void clear_bins(void) { memset(scratch.bins, 0, sizeof scratch.bins); }
 
 /* Adds this thread's bins to a row's, touching none that nothing is for. */
-static void add_bins(int64_t *counts, Span span, int64_t times) {
-    for (int side = 0; side < BINS; side += SIDE)
-        for (int block = side + span.first; block <= side + span.last; block += BLOCK) {
-            int behind = block + BLOCK <= side + span.last ? block + BLOCK : side + span.last + 1;
-            if (any(scratch.bins[0] + block, scratch.bins[1] + block))
-                for (int bin = block; bin < behind; bin++)
-                    counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
-        }
+static void add_bins(int64_t *counts, int64_t times) {
+    for (int block = 0; block < BINS; block += BLOCK) {
+        int behind = block + BLOCK <= BINS ? block + BLOCK : BINS;
+        if (any(scratch.bins[0] + block, scratch.bins[1] + block))
+            for (int bin = block; bin < behind; bin++)
+                counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
+    }
 }
 
 /* Counts the bins of few elements in the row itself, but for those of zeros, which no row has. */

@@ -1,4 +1,4 @@
-/* Folds a float tensor in the host's memory into one row of a sketch: what host.py does with torch's operations, in one
+/* Folds the elements of a float tensor into one row of a sketch: what host.py does with torch's operations, in one
  * pass over the memory and without any of their starts.
  *
  * The bins and figures are those of layout.py, whose numbers are repeated in numbers.h; sums are in double precision. A tensor
@@ -22,21 +22,11 @@ FOR_EACH_CPU static void bins_of(uint16_t *codes, int64_t number, int first) {
 
 /* Adds what look_at found to a row whose pivot is, or will be, zero. */
 static void take(Row *row, Found found, int64_t number, int64_t codes, int64_t times, double scale) {
-    if (number > SMALL)
-        add_table(row->counts, first_code(scale), times);
-    else if (codes <= TINY) {
+    if (number <= FEW) {
         bins_of(scratch.codes, codes, first_code(scale));
         add_each(row->counts, scratch.codes, codes, found.zeros, times);
-    } else {
-        int first = first_code(scale);
-        Span span = span_of(&found);
-        if (span.first <= span.last)
-            span = (Span){bin_of(span.first, first), bin_of(span.last, first)};
-        clear_bins(span);
-        bins_of(scratch.codes, codes, first);
-        count(scratch.codes, codes, scratch.bins[0], scratch.bins[1], (const char *)scratch.codes);
-        add_bins(row->counts, span, times);
-    }
+    } else
+        add_table(row->counts, first_code(scale), times);
     found.spike = found.zeros;
     found.sum *= scale;
     found.squares *= scale * scale;
@@ -98,13 +88,13 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
         scale = scale_of(row, pivot, &found);
         double farthest = fmax(fabs(found.low - pivot), fabs(found.high - pivot)) * scale;
         if (!(farthest < 1e150))
-            return -1;
+            return NOT_DONE;
         if (found.low == found.high)
             add_constant(row, all, times, pivot, scale, &found);
         else {
-            int few = all->number <= TINY;
+            int few = all->number <= FEW;
             if (!few)
-                clear_bins(ALL_BINS);
+                clear_bins();
             for (int64_t first = 0; first < all->number; first += PIECE) {
                 int64_t number = piece_at(all, first);
                 const double *x = doubles(all, first, number, scratch.piece.wide);
@@ -118,65 +108,42 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
                     count(scratch.codes, number, scratch.bins[0], scratch.bins[1], behind(all, first));
             }
             if (!few)
-                add_bins(row->counts, ALL_BINS, times);
+                add_bins(row->counts, times);
         }
     }
     add_figures(row, &found, all->number, times, pivot, scale);
     return 0;
 }
 
-/* Changes with this file's functions and with the numbers of layout.py. */
-int64_t torchboard_fold_version(void) { return 2000000 + BINS * 100 + SLOTS; }
-
-/* Adds elements, each of them ``times`` times, to one row of three buffers. Gives a number that ``torchboard_fold_again``
- * knows, zero where that cannot be used, and -1 if nothing was done because the elements need more care. */
-int64_t torchboard_fold(int64_t *counts, double *moments, double *parameters, int64_t row_number, const void *data,
-                        int64_t number, int type, int64_t times, int threads) {
-    Row row = {counts + row_number * BINS, moments + row_number * SLOTS, parameters + row_number * PARAMETERS};
-    Elements all = {data, number, type};
-    if (row.parameters[KIND] != 0 || number >= INT32_MAX || (uintptr_t)data % (uintptr_t)size_of(type))
-        return -1;
+/* Adds elements, each of them ``times`` times, to a row. Gives a number that ``again`` knows, zero where that cannot be used,
+ * and NOT_DONE where nothing was done because the elements need more care. */
+static int64_t fold(Row row, Elements all, int64_t times, int threads) {
+    if (row.parameters[KIND] != 0 || all.number >= INT32_MAX)
+        return NOT_DONE;
     Found found = NOTHING;
     double pivot = row.parameters[SCALE] ? row.parameters[PIVOT] : pivot_of(&all, &found);
-    if (type == FLOAT64 || pivot != 0)
-        return fold_doubles(&row, &all, times, pivot, found.low <= found.high ? found : extremes_of(&all, number));
+    if (all.type == FLOAT64 || pivot != 0)
+        return fold_doubles(&row, &all, times, pivot, found.low <= found.high ? found : extremes_of(&all, all.number));
     int64_t codes = 0;
-    if (number > SMALL)
+    if (all.number > FEW)
         scratch.kept_serial = 0;
     if (!look_at_in_parallel(&all, &found, threads))
         codes = look_at(&all, &found);
     double scale = found.low <= found.high ? scale_of(&row, 0, &found) : row.parameters[SCALE];
     if (scale && -ilogb(scale) <= LOWEST_UNIT)
-        return fold_doubles(&row, &all, times, 0, extremes_of(&all, number));
-    take(&row, found, number, codes, times, scale);
-    if (number <= SMALL)
+        return fold_doubles(&row, &all, times, 0, extremes_of(&all, all.number));
+    take(&row, found, all.number, codes, times, scale);
+    if (all.number <= SMALL)
         return 0;
     scratch.kept = found;
-    scratch.kept_number = number;
+    scratch.kept_number = all.number;
     scratch.kept_times = times;
     return scratch.kept_serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
 }
 
-/* Folds several tensors into rows, five numbers each: row, address, elements, type, times. Gives how many need more care;
- * their row is then -1. */
-int64_t torchboard_fold_many(int64_t *counts, double *moments, double *parameters, int64_t (*folds)[5], int64_t number,
-                             int threads) {
-    int64_t left = 0;
-    for (int64_t i = 0; i < number; i++) {
-        int64_t *fold = folds[i];
-        if (torchboard_fold(counts, moments, parameters, fold[0], (const void *)fold[1], fold[2], (int)fold[3], fold[4],
-                            threads) == -1) {
-            fold[0] = -1;
-            left++;
-        }
-    }
-    return left;
-}
-
 /* Adds what a fold added to another row; 0, and nothing done, if this thread has it no longer or the row looks at numbers in
  * another way. */
-int64_t torchboard_fold_again(int64_t *counts, double *moments, double *parameters, int64_t row_number, int64_t serial) {
-    Row row = {counts + row_number * BINS, moments + row_number * SLOTS, parameters + row_number * PARAMETERS};
+static int again(Row row, int64_t serial) {
     const Found *kept = &scratch.kept;
     if (serial != scratch.kept_serial || row.parameters[KIND] != 0 || !(kept->low <= kept->high))
         return 0;
@@ -187,4 +154,19 @@ int64_t torchboard_fold_again(int64_t *counts, double *moments, double *paramete
         return 0;
     take(&row, *kept, scratch.kept_number, 0, scratch.kept_times, scale);
     return 1;
+}
+
+/* The sum of the squares of all elements. */
+static double squares_of(const Elements *all) {
+    double sum = 0, squares = 0;
+    for (int64_t first = 0; first < all->number; first += PIECE) {
+        int64_t number = piece_at(all, first);
+        if (all->type == FLOAT64) {
+            const double *x = doubles(all, first, number, scratch.piece.wide);
+            for (int64_t i = 0; i < number; i++)
+                squares += x[i] * x[i];
+        } else
+            add_up(floats(all, first, number, scratch.piece.narrow), number, &sum, &squares);
+    }
+    return squares;
 }

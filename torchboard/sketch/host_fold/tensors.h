@@ -1,0 +1,62 @@
+/* What of a tensor compiled code can read where it lies. It is asked by the methods that all versions of torch have: with
+ * torch's headers a build would be for one of them. */
+
+#include "changes.h"
+
+/* Given once, by ``setup``. */
+static struct {
+    PyTypeObject *tensor, *parameter;
+    PyObject *kinds;   /* element type -> its number */
+    PyObject *keys_of; /* what torch dispatches on, of a tensor */
+    PyObject *dense;   /* those of a tensor whose elements lie in the host's memory as they are */
+} torch;
+
+static struct {
+    PyObject *dtype, *raw_repr, *is_contiguous, *numel, *data_ptr;
+} names;
+
+/* Takes the reference. */
+static int64_t number_of(PyObject *number) {
+    int64_t value = number ? PyLong_AsLongLong(number) : -1;
+    Py_XDECREF(number);
+    return value;
+}
+
+static int kind_of(PyObject *tensor) {
+    PyObject *dtype = PyObject_GetAttr(tensor, names.dtype);
+    PyObject *kind = dtype ? PyDict_GetItemWithError(torch.kinds, dtype) : NULL;
+    Py_XDECREF(dtype);
+    return kind ? (int)PyLong_AsLong(kind) : -1;
+}
+
+/* Neither a wrapper, nor sparse, nested or quantised, nor to be negated or conjugated when it is read. */
+static int is_dense(PyObject *tensor) {
+    PyObject *keys = PyObject_CallOneArg(torch.keys_of, tensor);
+    PyObject *raw = keys ? PyObject_CallMethodNoArgs(keys, names.raw_repr) : NULL;
+    int found = raw ? PySet_Contains(torch.dense, raw) : 0;
+    Py_XDECREF(keys);
+    Py_XDECREF(raw);
+    return found == 1;
+}
+
+static int is_contiguous(PyObject *tensor) {
+    PyObject *answer = PyObject_CallMethodNoArgs(tensor, names.is_contiguous);
+    Py_XDECREF(answer);
+    return answer == Py_True;
+}
+
+/* The elements of a plain tensor of floats without gaps in the host's memory; 0, and no exception, for anything else. */
+static int elements_of(PyObject *tensor, Elements *all) {
+    if (Py_TYPE(tensor) != torch.tensor && Py_TYPE(tensor) != torch.parameter)
+        return 0;
+    all->type = kind_of(tensor);
+    if (all->type >= 0 && is_dense(tensor) && is_contiguous(tensor)) {
+        all->number = number_of(PyObject_CallMethodNoArgs(tensor, names.numel));
+        all->data = (const char *)(intptr_t)number_of(PyObject_CallMethodNoArgs(tensor, names.data_ptr));
+        int has_memory = all->data || !all->number; /* it may have been given back */
+        if (!PyErr_Occurred() && has_memory && (uintptr_t)all->data % (uintptr_t)size_of(all->type) == 0)
+            return 1;
+    }
+    PyErr_Clear();
+    return 0;
+}
