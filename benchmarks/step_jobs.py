@@ -97,6 +97,12 @@ def layers_job() -> tuple[nn.Module, list[Batch]]:
     return nn.Sequential(*widths, nn.Linear(64, 10)), [(torch.randn(32, 64), torch.randint(0, 10, (32,)))]
 
 
+def mobilenet_job() -> tuple[nn.Module, list[Batch]]:
+    from torchvision.models import mobilenet_v3_small
+
+    return mobilenet_v3_small(), [(torch.randn(8, 3, 64, 64), torch.randint(0, 1000, (8,))) for _ in range(4)]
+
+
 def compiled_job() -> tuple[nn.Module, list[Batch]]:
     model, batches = digits_job()
     return torch.compile(model), batches
@@ -110,6 +116,10 @@ JOBS: dict[str, tuple[str, Callable[[], tuple[nn.Module, list[Batch]]]]] = {
     "transformer": (
         "a transformer like GPT-2: 23.1 million parameters, 6 layers of width 512, 8192 words, batches of 4 x 128, AdamW",
         transformer_job,
+    ),
+    "mobilenet": (
+        "torchvision's MobileNetV3-small: 2.5 million parameters, 208 modules, batches of 8 pictures of 64 x 64, SGD",
+        mobilenet_job,
     ),
     "digits": ("the digits job: 12 thousand parameters, 18 layers, batches of 32 pictures of 8 x 8, SGD", digits_job),
     "layers": ("many small layers: 12 x (linear, normalisation, GELU) of width 64, batches of 32, SGD", layers_job),
@@ -163,6 +173,24 @@ class Torchboard(Watch):
 
 class TorchboardSkip(Torchboard):
     options = {"compiled": "skip"}
+
+
+class EmptyHooks(Watch):
+    """Hooks where torchboard has them, on layers and on their outputs, that do nothing: what Python and torch take for them."""
+
+    def __init__(self, model: nn.Module, log_dir: str, every: int) -> None:
+        super().__init__(model, log_dir, every)
+        for module in model.modules():
+            if not isinstance(module, nn.Sequential):
+                module.register_forward_hook(_tap)
+
+
+def _tap(module: nn.Module, args: tuple, output: Tensor) -> None:
+    if output.requires_grad and not output.is_leaf:
+        output.register_hook(_nothing)
+
+
+def _nothing(gradient: Tensor) -> None: ...
 
 
 class Wandb(Watch):
@@ -237,6 +265,7 @@ VARIANTS: dict[str, tuple[str, Callable[..., Watch], int]] = {
     "uncaptured": ("torchboard, steps that are not captured", Torchboard, EVERY),
     "torchboard_10": ("torchboard, 1 step in 10", Torchboard, 10),
     "torchboard_1": ("torchboard, every step", Torchboard, 1),
+    "empty_1": ("hooks in the same places that do nothing, every step", EmptyHooks, 1),
     "skip_10": ('torchboard, 1 step in 10, `Capture(compiled="skip")`', TorchboardSkip, 10),
     "wandb_10": ('`wandb.watch(log="all")` offline, 1 step in 10', Wandb, 10),
     "wandb_1": ('`wandb.watch(log="all")` offline, every step', Wandb, 1),

@@ -37,14 +37,15 @@ ORDER = {
     "compiled": [PLAIN, "uncaptured", "torchboard_10", "skip_10"],
 }
 ORDER["transformer"] = ORDER["resnet50"]
-ORDER["digits"] = ORDER["layers"] = [*ORDER["resnet50"], "torchlens_10"]
-ROUNDS = {"resnet50": 3, "transformer": 3, "digits": 9, "layers": 15, "compiled": 9}
-AT_ONCE = {"resnet50": 2, "transformer": 2, "digits": 10, "layers": 20, "compiled": 10}
+SMALL = [*ORDER["resnet50"][:4], "empty_1", *ORDER["resnet50"][4:], "torchlens_10"]
+ORDER["mobilenet"] = ORDER["digits"] = ORDER["layers"] = SMALL
+ROUNDS = {"resnet50": 3, "transformer": 3, "mobilenet": 5, "digits": 9, "layers": 15, "compiled": 9}
+AT_ONCE = {"resnet50": 2, "transformer": 2, "mobilenet": 2, "digits": 10, "layers": 20, "compiled": 10}
 """Steps of a turn, but for variants that capture one step in ten: these take ten, or ten times as many as a few."""
-OURS = (PLAIN, "uncaptured", "torchboard_10", "torchboard_1")
-LONGER = {"digits": 10, "layers": 10}
+OURS = (PLAIN, "uncaptured", "torchboard_10", "torchboard_1", "empty_1")
+LONGER = {"mobilenet": 10, "digits": 10, "layers": 10}
 """Turns of these are so many times as long, the plain ones beside them too: of steps this short a few say little."""
-PAIRS = {"resnet50": 12, "transformer": 12, "digits": 60, "layers": 60, "compiled": 60}
+PAIRS = {"resnet50": 12, "transformer": 12, "mobilenet": 20, "digits": 60, "layers": 60, "compiled": 60}
 """Turns of the steps that are not captured, which differ little from plain ones."""
 
 

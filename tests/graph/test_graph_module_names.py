@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from torchboard.graph.module_names import class_name, module_names, parameter_names, unwrapped
+from torchboard.graph.module_names import KnownNames, class_name, module_names, parameter_names, unwrapped
 
 
 def model() -> nn.Sequential:
@@ -64,3 +66,48 @@ def test_the_class_name_is_the_one_the_user_wrote():
     assert class_name(linear) == "Linear"
     linear.__class__ = sharded
     assert class_name(linear) == "Linear"
+
+
+def test_known_names_are_looked_up_anew_where_the_model_has_changed():
+    net = model()
+    known = KnownNames(net)
+
+    def agree() -> int:
+        here, there = known.parameters(), parameter_names(net)
+        assert [name for name, _ in here] == [name for name, _ in there]
+        assert all(one is other for (_, one), (_, other) in zip(here, there))
+        return known.look()
+
+    version = agree()
+    assert agree() == version
+    net[0].weight.data = torch.ones(3, 2)
+    assert agree() == version, "another value is no other parameter"
+    changes = [
+        lambda: net.append(nn.Linear(1, 1)),
+        lambda: setattr(net[0], "weight", nn.Parameter(torch.ones(3, 2))),
+        lambda: net[0].register_parameter("scale", nn.Parameter(torch.ones(1))),
+        lambda: setattr(net[1][1], "bias", None),
+        lambda: net[1].register_module("1", nn.Linear(3, 1)),
+        lambda: setattr(net[2], "weight", net[1][1].bias),
+        lambda: net.__delitem__(2),
+        lambda: nn.utils.parametrizations.weight_norm(net[0]),
+        lambda: setattr(net, "_modules", {"only": nn.Linear(1, 2)}),
+    ]
+    for change in changes:
+        change()
+        version, before = agree(), version
+        assert version == before + 1
+
+
+def test_known_names_see_what_a_wrapper_holds_and_keep_nothing_alive():
+    inner = model()
+    wrapped = nn.DataParallel(inner)
+    known = KnownNames(wrapped)
+    assert [name for name, _ in known.parameters()] == [name for name, _ in inner.named_parameters()]
+    wrapped.module = nn.Linear(1, 1)
+    assert [name for name, _ in known.parameters()] == ["weight", "bias"]
+    reference, weight = weakref.ref(wrapped.module), weakref.ref(wrapped.module.weight)
+    wrapped.module = nn.Identity()
+    assert reference() is None and weight() is None
+    del wrapped
+    assert known.parameters() == []

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -51,7 +50,7 @@ def _agree(tensors: list[torch.Tensor]) -> None:
     """Folds them into one row after another, by compiled code and by the reference."""
     mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
     for tensor in tensors:
-        assert host_compiled.fold(host_compiled.rows_of(mine.buffers), 0, tensor) >= 0
+        assert host_compiled.read_(host_compiled.rows_of(mine.buffers), 0, tensor)
         if not theirs.counts.any():  # the reference would choose by a sample, and keep what zeros chose
             theirs.parameters.copy_(mine.parameters)
         reference.observe_(*theirs.buffers, 0, tensor)
@@ -124,8 +123,8 @@ def test_elements_between_two_addresses_are_read():
     values = torch.from_numpy(np.frombuffer(raw.numpy().tobytes(), np.float32, 5000, offset=1).copy())
     unaligned = torch.frombuffer(bytearray(raw.numpy().tobytes()), dtype=torch.float32, count=5000, offset=1)
     mine, theirs = blank_rows(1, CPU), blank_rows(1, CPU)
-    assert (
-        host_compiled.fold(host_compiled.rows_of(mine.buffers), 0, unaligned) == host_compiled.NOT_DONE
+    assert not host_compiled.read_(
+        host_compiled.rows_of(mine.buffers), 0, unaligned
     )  # C has no numbers that lie like that
     host_compiled.observe_(*mine.buffers, 0, unaligned)
     host_compiled.observe_(*theirs.buffers, 0, values)
@@ -134,43 +133,13 @@ def test_elements_between_two_addresses_are_read():
 
 
 @needs_it
-def test_a_fold_is_added_again_only_where_it_is_still_known():
-    rows, values = blank_rows(6, CPU), torch.randn(20_000)
-    first = host_compiled.fold(host_compiled.rows_of(rows.buffers), 0, values)
-    assert first > 0 and host_compiled.rows_of(rows.buffers).again(1, first)
-    assert host_compiled.fold(host_compiled.rows_of(rows.buffers), 2, values[:100]) == 0
-    assert host_compiled.rows_of(rows.buffers).again(3, first), "a small tensor leaves the table alone"
-    assert all(torch.equal(buffer[0], buffer[row]) for buffer in rows.buffers for row in (1, 3))
-    elsewhere = []
-    thread = threading.Thread(target=lambda: elsewhere.append(host_compiled.rows_of(rows.buffers).again(4, first)))
-    thread.start()
-    thread.join()
-    assert elsewhere == [False], "another thread has another table"
-    host_compiled.fold(host_compiled.rows_of(rows.buffers), 4, values + 1)
-    assert not host_compiled.rows_of(rows.buffers).again(5, first)
-    assert rows.moments[5, layout.COUNT] == 0
-
-
-@needs_it
-@pytest.mark.parametrize("other", [7 + 0.01 * torch.randn(20_000), 1e-35 * torch.randn(20_000), torch.arange(9)])
-def test_a_fold_is_not_added_to_a_row_that_looks_at_numbers_in_another_way(other):
-    rows, values = blank_rows(2, CPU), torch.randn(20_000)
-    host_compiled.observe_(*rows.buffers, 1, other)
-    before = rows.moments[1].clone()
-    assert not host_compiled.rows_of(rows.buffers).again(
-        1, host_compiled.fold(host_compiled.rows_of(rows.buffers), 0, values)
-    )
-    assert torch.equal(rows.moments[1], before)
-
-
-@needs_it
 def test_what_needs_more_care_is_left_to_torch():
     rows = blank_rows(3, CPU)
     rows.parameters[0, layout.KIND] = layout.INTEGERS
-    host_compiled.fold(host_compiled.rows_of(rows.buffers), 1, torch.tensor([1e-300, -2e-300], dtype=torch.float64))
+    host_compiled.read_(host_compiled.rows_of(rows.buffers), 1, torch.tensor([1e-300, -2e-300], dtype=torch.float64))
     before = rows.moments.clone()
     for row, tensor in enumerate([torch.ones(3), torch.tensor([1e300], dtype=torch.float64), torch.arange(3)]):
-        assert host_compiled.fold(host_compiled.rows_of(rows.buffers), row, tensor) == host_compiled.NOT_DONE
+        assert not host_compiled.read_(host_compiled.rows_of(rows.buffers), row, tensor)
     assert torch.equal(rows.moments, before)
 
 

@@ -10,9 +10,14 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_transform = torch._C._functorch.maybe_current_level
+
+
 def transformed() -> bool:
     """Whether a function transform of ``torch.func`` is running on this thread."""
-    return torch._C._functorch.maybe_current_level() is not None
+    return _transform() is not None
 
 
 def unseen() -> AbstractContextManager[None]:
@@ -26,11 +31,7 @@ def unseen() -> AbstractContextManager[None]:
 
 def any_on() -> bool:
     """Whether a function mode, a dispatch mode or a function transform is on."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.maybe_current_level() is not None
-    )
+    return bool(_dispatch_modes() or _function_modes() or _transform() is not None)
 
 
 @contextmanager

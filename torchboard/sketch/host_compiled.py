@@ -16,12 +16,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from torchboard.sketch import host, host_many, layout, reference
 
-NOT_DONE = -1
-"""What ``fold`` gives where ``host`` has to do it."""
-SMALL = 1 << 14
-"""Most elements of a tensor that ``again`` does not know: to fold it takes no longer than to ask."""
-LARGE = 2
-"""What ``read`` says of a tensor with more."""
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _VERSION = 3_000_000 + 100 * layout.BINS + layout.SLOTS
 """Of the code that fits this file."""
@@ -41,15 +35,17 @@ Rows = Any
 """The compiled code's own view of these buffers. What it does without a look from Python:
 
 * ``use(counts, moments, parameters)``: they lie there from now on;
-* ``read(row, tensor)``: ``observe_`` of a plain dense tensor of at most ``SMALL`` floats without gaps, which gives 1; 0, and
-  nothing done, of another; ``LARGE``, and nothing done, of one like that with more elements;
-* ``read_many(rows, tensors, threads)``: the same of many, of any size; gives the places of those that it did not read.
+* ``read(row, tensor)``: ``observe_`` of a plain dense tensor of floats without gaps; False, and nothing done, of another.
+  The counts of a large tensor that is the one that was read before, which its memory and the version that autograd counts tell,
+  are taken from there. What writes to memory behind autograd's back (through ``.data``, say) between the two is not noticed;
+* ``read_times(row, tensor, times)``: the same, each element so many times;
+* ``read_many(rows, tensors)``: the same of many, none of which is compared; gives the places of those that it did not read.
 """
 Changes = Any
 """By how much tensors change. Made of them and of a step for each, it keeps every n-th element of those that can be read;
 
 * ``left()`` gives the places of the others;
-* ``read(rows, numbers, threads)`` folds the change of each since into its row, -1 for none, and gives the places of those
+* ``read(rows, numbers)`` folds the change of each since into its row, -1 for none, and gives the places of those
   that need more care; a tensor that has other data since, of another size or type, is left out;
 * ``values(place)`` then has one of these, as the bytes of floats, or of doubles if the tensor has doubles.
 """
@@ -63,7 +59,7 @@ def _load() -> Any:
         return None
     if library.VERSION != _VERSION:
         return None
-    library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE)
+    library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE, torch.get_num_threads)
     return library
 
 
@@ -91,6 +87,19 @@ def squares_of(tensors: list[torch.Tensor]) -> list[float] | None:
     return None if _library is None else _library.squares(tensors)
 
 
+def widen_(low: torch.Tensor, high: torch.Tensor, tensor: torch.Tensor, inner: int) -> bool:
+    """Widens ranges, float32[units] both, by the values of a tensor; False, and nothing done, unless all three are plain dense
+    tensors of float32 without gaps in the host's memory, and there is compiled code. NaN remains.
+
+    Args:
+        low: the least value of each unit so far, +inf at first.
+        high: the greatest, -inf at first.
+        tensor: whose units are ``inner`` elements each, one after another, again and again.
+        inner: how many.
+    """
+    return _library is not None and _library.widen(tensor, inner, low, high)
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements of a tensor lie in the host's memory as they are, whatever its strides."""
     return _keys(tensor).raw_repr() in _DENSE
@@ -101,7 +110,7 @@ def observe_(
 ) -> None:
     """Adds every element of a tensor to one row; arguments as in ``reference.observe_``, the buffers contiguous."""
     rows = rows_of((counts, moments, parameters))
-    if rows is None or fold(rows, row, tensor) == NOT_DONE:
+    if rows is None or not read_(rows, row, tensor):
         host.observe_(counts, moments, parameters, row, tensor)
 
 
@@ -120,24 +129,19 @@ def observe_many_(
     mine = rows_of((counts, moments, parameters))
     if mine is None:
         return host_many.observe_many_(counts, moments, parameters, rows, tensors)
-    for place in mine.read_many(list(rows), list(tensors), torch.get_num_threads()):
+    for place in mine.read_many(list(rows), list(tensors)):
         observe_(counts, moments, parameters, rows[place], tensors[place].detach())
 
 
-def fold(rows: Rows, row: int, tensor: torch.Tensor) -> int:
-    """Adds every element of a tensor to a row.
-
-    Returns:
-        A number for ``rows.again(row, number)``, which adds the same to another row if it was this thread's last large tensor
-        and that row looks at numbers in the same way, and else gives False; 0 if the tensor is not worth it; and ``NOT_DONE``,
-        where nothing was done.
+def read_(rows: Rows, row: int, tensor: torch.Tensor) -> bool:
+    """``rows.read``, of tensors with gaps too, and of such whose elements take part several times.
 
     Raises:
         IndexError: there is no such row.
     """
-    threads = torch.get_num_threads()
-    folded = rows.fold(row, tensor, 1, threads)
-    if folded == NOT_DONE and tensor.dtype in _TYPES and (not tensor.is_contiguous() or tensor.is_neg()):
-        kept, times = reference.storage_order(tensor)
-        folded = rows.fold(row, kept.contiguous(), times, threads)
-    return folded
+    if rows.read(row, tensor):
+        return True
+    if tensor.dtype not in _TYPES or tensor.is_contiguous() and not tensor.is_neg():
+        return False
+    kept, times = reference.storage_order(tensor)
+    return rows.read_times(row, kept.contiguous(), times)

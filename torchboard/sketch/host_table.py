@@ -15,25 +15,20 @@ from torchboard.sketch.host_row import HostRow
 
 _MOST_WAITING = 256
 """Tensors."""
+_LARGE = 1 << 14
+"""Elements of a tensor that is compared with the one before."""
 
 
 class _Seen(NamedTuple):
     """A tensor as it was when it was folded; its memory is held weakly."""
 
-    address: int
-    version: int
-    facts: tuple
     storage: weakref.ref
-    folded: host.Folded | int
+    version: int
+    place: tuple
+    folded: host.Folded
 
     def is_still(self, tensor: torch.Tensor) -> bool:
-        """Whether that is the tensor."""
-        return (
-            self.address == tensor.data_ptr()
-            and self.version == tensor._version
-            and self.facts == _facts(tensor)
-            and self.storage() is tensor.untyped_storage()
-        )
+        return self.storage() is tensor.untyped_storage() and self[1:3] == (tensor._version, _place(tensor))
 
 
 class HostFolds:
@@ -41,9 +36,9 @@ class HostFolds:
 
     A large tensor is folded at once; if it is the one that was folded before, which its memory and the version that autograd
     counts tell, the counts are taken from there. What writes to memory behind autograd's back (through ``.data``, say)
-    between the two is not noticed. Compiled code folds small ones at once, too. Without it one of up to ``host_many.SMALL``
-    elements is copied, and folded with others when there are 256 of them, or ``host_many.MANY`` elements, or when
-    ``settle_`` is called.
+    between the two is not noticed. Compiled code does that by itself, and folds small ones at once, too. Without it one of up
+    to ``host_many.SMALL`` elements is copied, and folded with others when there are 256 of them, or ``host_many.MANY``
+    elements, or when ``settle_`` is called.
 
     Attributes:
         rows: where compiled code folds into; None without it.
@@ -62,31 +57,20 @@ class HostFolds:
         if self.rows is not None:
             self.rows.use(*buffers)
 
-    def read_(self, row: int, tensor: torch.Tensor) -> bool:
-        """Adds every element of a tensor to a row, if compiled code, which there must be, can read it where it lies; False,
-        and nothing done, if that takes ``observe_``."""
-        done = self.rows.read(row, tensor)
-        return self._observe_large_(row, tensor) if done == host_compiled.LARGE else bool(done)
-
     def observe_(self, row: int, tensor: torch.Tensor) -> None:
         """Adds every element of a plain tensor to a row, now or later."""
         number = tensor.numel()
-        if self.rows is None and number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
+        if self.rows is not None:
+            if not host_compiled.read_(self.rows, row, tensor):
+                self._fold(row, tensor)
+        elif number <= host_many.SMALL and tensor.dtype in host_many.DTYPES:
             self._wait(row, tensor)
-        elif number <= host_compiled.SMALL:
-            self._fold(row, tensor)
-        else:
-            self._observe_large_(row, tensor)
-
-    def _observe_large_(self, row: int, tensor: torch.Tensor) -> bool:
-        if tensor.is_inference():  # it has no version
+        elif number <= _LARGE or tensor.is_inference():  # the latter has no version
             self._fold(row, tensor)
         elif self._last is None or not self._last.is_still(tensor) or not self._again(row, self._last.folded):
-            folded, self._last = self._fold(row, tensor), None
-            if folded:
-                storage = weakref.ref(tensor.untyped_storage())
-                self._last = _Seen(tensor.data_ptr(), tensor._version, _facts(tensor), storage, folded)
-        return True
+            folded = self._fold(row, tensor)
+            seen = _Seen(weakref.ref(tensor.untyped_storage()), tensor._version, _place(tensor), folded)
+            self._last = seen if folded else None
 
     def _wait(self, row: int, tensor: torch.Tensor) -> None:
         rows, tensors = self._waiting
@@ -106,16 +90,12 @@ class HostFolds:
         """Drops all that waits, and what is known of the last tensor."""
         self._waiting, self._elements, self._last = ([], []), 0, None
 
-    def _fold(self, row: int, tensor: torch.Tensor) -> host.Folded | int | None:
-        """Folds a tensor, and gives what ``_again`` takes, if anything."""
-        folded = host_compiled.NOT_DONE if self.rows is None else host_compiled.fold(self.rows, row, tensor)
-        return host.fold_(HostRow(*self._buffers, row), tensor.detach()) if folded == host_compiled.NOT_DONE else folded
+    def _fold(self, row: int, tensor: torch.Tensor) -> host.Folded | None:
+        return host.fold_(HostRow(*self._buffers, row), tensor)
 
-    def _again(self, row: int, folded: host.Folded | int) -> bool:
-        if isinstance(folded, int):
-            return self.rows.again(row, folded)
+    def _again(self, row: int, folded: host.Folded) -> bool:
         return host.again_(HostRow(*self._buffers, row), folded)
 
 
-def _facts(tensor: torch.Tensor) -> tuple:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.is_neg()
+def _place(tensor: torch.Tensor) -> tuple:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.is_neg()

@@ -114,7 +114,7 @@ class SketchTable:
         """What folds one tensor after another into a row in as few steps as can be, outside of modes and of code that is being
         compiled. It gives False, and does nothing, where that takes ``observe_``. None where it would always be so."""
         compiled = self._host is not None and self._host.rows is not None and self._most is None
-        return partial(self._host.read_, row) if compiled and row < self._rows else None
+        return partial(self._host.rows.read, row) if compiled and row < self._rows else None
 
     def read_many_(self, rows: list[int], tensors: list[torch.Tensor]) -> list[int]:
         """Folds those of the tensors that compiled code can read where they lie into the row beside them, outside of modes and
@@ -123,12 +123,12 @@ class SketchTable:
             return [*range(len(tensors))]
         if rows and not 0 <= min(rows) <= max(rows) < self._rows:
             raise IndexError(f"there are {self._rows} rows, and not all of {rows}")
-        return self._host.rows.read_many(rows, tensors, torch.get_num_threads())
+        return self._host.rows.read_many(rows, tensors)
 
     def read_changes_(self, rows: list[int], changes: host_compiled.Changes) -> list[int]:
         """Folds by how much tensors have changed into the row beside each, -1 for none; gives the places of those for which
         that takes ``observe_``. The table is the host's."""
-        return changes.read(self._host.rows, rows, torch.get_num_threads())
+        return changes.read(self._host.rows, rows)
 
     def read(self) -> TableRows:
         """Hands over all rows and goes on with empty ones. Copies nothing; the caller owns what it gets."""

@@ -79,10 +79,10 @@ static int is_still(PyObject *tensor, Elements *all) {
     return is;
 }
 
-/* read(rows, numbers, threads) -> the places of those whose change is known and was not read into their row */
+/* read(rows, numbers) -> the places of those whose change is known and was not read into their row */
 static PyObject *changes_read(Changes *self, PyObject *const *arguments, Py_ssize_t count) {
-    int64_t threads, *numbers;
-    if (!are_so_many(count, 3) || !numbers_in(arguments, 2, 1, &threads) || !are_lists(arguments[1], self->tensors))
+    int64_t *numbers;
+    if (!are_so_many(count, 2) || !are_lists(arguments[1], self->tensors))
         return NULL;
     if (!PyObject_TypeCheck(arguments[0], &RowsType))
         return PyErr_Format(PyExc_TypeError, "rows are wanted");
@@ -96,7 +96,7 @@ static PyObject *changes_read(Changes *self, PyObject *const *arguments, Py_ssiz
             continue;
         subtract_from(&change->all, change->step, change->values, change->number);
         Elements values = {change->values, change->number, changes_type(change->all.type)};
-        if (fold(row_at(rows, numbers[place]), values, 1, (int)threads) == NOT_DONE && !append(left, place))
+        if (fold(row_at(rows, numbers[place]), values, 1, 1) == NOT_DONE && !append(left, place))
             Py_CLEAR(left);
     }
     PyMem_Free(numbers);

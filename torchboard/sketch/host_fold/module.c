@@ -26,11 +26,27 @@ static PyObject *squares(PyObject *module, PyObject *tensors) {
     return sums;
 }
 
-/* setup(Tensor, Parameter, kinds, keys_of, dense) */
+/* widen(tensor, inner, low, high) -> whether it could */
+static PyObject *widen_all(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    int64_t inner;
+    Elements all, low, high;
+    if (!are_so_many(count, 4) || !numbers_in(arguments, 1, 1, &inner))
+        return NULL;
+    if (!elements_of(arguments[0], &all) || !elements_of(arguments[2], &low) || !elements_of(arguments[3], &high) ||
+        all.type != FLOAT32 || low.type != FLOAT32 || high.type != FLOAT32)
+        Py_RETURN_FALSE;
+    if (inner < 1 || !low.number || low.number != high.number || all.number % (low.number * inner))
+        return PyErr_Format(PyExc_ValueError, "elements do not fit the units");
+    widen((const float *)all.data, all.number, low.number, inner, (float *)low.data, (float *)high.data);
+    Py_RETURN_TRUE;
+}
+
+/* setup(Tensor, Parameter, kinds, keys_of, dense, threads) */
 static PyObject *setup(PyObject *module, PyObject *arguments) {
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!O!OO!", &PyType_Type, &torch.tensor, &PyType_Type, &torch.parameter, &PyDict_Type,
-                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense))
+    if (!PyArg_ParseTuple(arguments, "O!O!O!OO!O", &PyType_Type, &torch.tensor, &PyType_Type, &torch.parameter, &PyDict_Type,
+                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense, &torch.threads))
         return NULL;
     Py_INCREF(arguments); /* for as long as the process runs, with all that is in it */
     Py_RETURN_NONE;
@@ -39,6 +55,7 @@ static PyObject *setup(PyObject *module, PyObject *arguments) {
 static PyMethodDef functions[] = {
     {"setup", setup, METH_VARARGS, "Says what a tensor is that can be read, before anything else."},
     {"squares", squares, METH_O, "The sum of the squares of each tensor's elements."},
+    {"widen", (PyCFunction)(void *)widen_all, METH_FASTCALL, "Widens the range of each unit by a tensor's values."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -52,7 +69,10 @@ static int have_names(void) {
     names.is_contiguous = PyUnicode_InternFromString("is_contiguous");
     names.numel = PyUnicode_InternFromString("numel");
     names.data_ptr = PyUnicode_InternFromString("data_ptr");
-    return names.dtype && names.raw_repr && names.is_contiguous && names.numel && names.data_ptr;
+    names.is_inference = PyUnicode_InternFromString("is_inference");
+    names.version = PyUnicode_InternFromString("_version");
+    names.untyped_storage = PyUnicode_InternFromString("untyped_storage");
+    return !PyErr_Occurred();
 }
 
 PyMODINIT_FUNC PyInit__host_fold(void) {

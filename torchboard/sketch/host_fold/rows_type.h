@@ -2,11 +2,19 @@
 
 #include "arguments.h"
 
+/* A large tensor as it was when it was read. Its memory is held weakly. */
+typedef struct {
+    Elements all;
+    int64_t times, version, serial;
+    PyObject *storage; /* NULL if none was read */
+} Seen;
+
 typedef struct {
     PyObject_HEAD
     PyObject *buffers; /* a tuple, which keeps them */
     Row first;
     int64_t number;
+    Seen last;
 } Rows;
 
 static PyTypeObject RowsType;
@@ -36,6 +44,7 @@ static PyObject *rows_use(Rows *self, PyObject *buffers) {
         return NULL;
     Py_INCREF(buffers);
     Py_XSETREF(self->buffers, buffers);
+    Py_CLEAR(self->last.storage);
     self->first = first;
     self->number = number;
     Py_RETURN_NONE;
@@ -53,43 +62,67 @@ static PyObject *rows_new(PyTypeObject *type, PyObject *arguments, PyObject *key
 
 static void rows_dealloc(Rows *self) {
     Py_XDECREF(self->buffers);
+    Py_XDECREF(self->last.storage);
     Py_TYPE(self)->tp_free(self);
 }
 
-enum { CANNOT, DONE, IS_LARGE };
+/* What tells a tensor from others, and from itself at another time; without a storage if it has no version, in inference. */
+static Seen seen(PyObject *tensor, const Elements *all, int64_t times) {
+    Seen it = {.all = *all, .times = times};
+    if (says_yes(tensor, names.is_inference))
+        return it;
+    it.version = number_of(PyObject_GetAttr(tensor, names.version));
+    PyObject *storage = PyObject_CallMethodNoArgs(tensor, names.untyped_storage);
+    it.storage = storage ? PyWeakref_NewRef(storage, NULL) : NULL; /* the same one for as long as there is that memory */
+    Py_XDECREF(storage);
+    PyErr_Clear();
+    return it;
+}
 
-/* read(row, tensor) -> whether it was read, or can be, but is large */
+static int are_same(const Seen *one, const Seen *other) {
+    return one->storage && one->storage == other->storage && one->version == other->version &&
+           one->all.data == other->all.data && one->all.number == other->all.number &&
+           one->all.type == other->all.type && one->times == other->times;
+}
+
+/* Adds the elements of a tensor to a row, so many times. Those of the last large one are not looked at again. */
+static int add(Rows *self, int64_t row, PyObject *tensor, Elements all, int64_t times) {
+    if (all.number <= SMALL)
+        return fold(row_at(self, row), all, times, 1) != NOT_DONE;
+    Seen now = seen(tensor, &all, times);
+    if (are_same(&self->last, &now) && again(row_at(self, row), self->last.serial)) {
+        Py_DECREF(now.storage);
+        return 1;
+    }
+    now.serial = fold(row_at(self, row), all, times, threads());
+    Py_XSETREF(self->last.storage, NULL);
+    if (now.serial > 0)
+        self->last = now;
+    else
+        Py_XDECREF(now.storage);
+    return now.serial != NOT_DONE;
+}
+
+/* read(row, tensor) -> bool */
 static PyObject *rows_read(Rows *self, PyObject *const *arguments, Py_ssize_t count) {
     int64_t row;
     Elements all;
     if (!are_so_many(count, 2) || !numbers_in(arguments, 0, 1, &row) || !is_there(self, row))
         return NULL;
-    if (!elements_of(arguments[1], &all))
-        return PyLong_FromLong(CANNOT);
-    if (all.number > SMALL)
-        return PyLong_FromLong(IS_LARGE);
-    return PyLong_FromLong(fold(row_at(self, row), all, 1, 1) == NOT_DONE ? CANNOT : DONE);
+    return PyBool_FromLong(elements_of(arguments[1], &all) && add(self, row, arguments[1], all, 1));
 }
 
-/* fold(row, tensor, times, threads) -> int */
-static PyObject *rows_fold(Rows *self, PyObject *const *arguments, Py_ssize_t count) {
-    int64_t row, numbers[2];
+/* read_times(row, tensor, times) -> bool */
+static PyObject *rows_read_times(Rows *self, PyObject *const *arguments, Py_ssize_t count) {
+    int64_t row, times;
     Elements all;
-    if (!are_so_many(count, 4) || !numbers_in(arguments, 0, 1, &row) || !numbers_in(arguments, 2, 2, numbers) ||
+    if (!are_so_many(count, 3) || !numbers_in(arguments, 0, 1, &row) || !numbers_in(arguments, 2, 1, &times) ||
         !is_there(self, row))
         return NULL;
     if (!elements_of(arguments[1], &all))
-        return PyLong_FromLong(NOT_DONE);
-    all.number = numbers[0] ? all.number : 0;
-    return PyLong_FromLongLong(fold(row_at(self, row), all, numbers[0], (int)numbers[1]));
-}
-
-/* again(row, serial) -> bool */
-static PyObject *rows_again(Rows *self, PyObject *const *arguments, Py_ssize_t count) {
-    int64_t numbers[2];
-    if (!are_so_many(count, 2) || !numbers_in(arguments, 0, 2, numbers) || !is_there(self, numbers[0]))
-        return NULL;
-    return PyBool_FromLong(again(row_at(self, numbers[0]), numbers[1]));
+        Py_RETURN_FALSE;
+    all.number = times ? all.number : 0;
+    return PyBool_FromLong(add(self, row, arguments[1], all, times));
 }
 
 /* The rows that a list names, all of which must be there; -1 stands for none of them. To be freed. */
@@ -108,17 +141,17 @@ static int64_t *rows_in(const Rows *rows, PyObject *list) {
     return found;
 }
 
-/* read_many(rows, tensors, threads) -> the places of those that were not read */
+/* read_many(rows, tensors) -> the places of those that were not read */
 static PyObject *rows_read_many(Rows *self, PyObject *const *arguments, Py_ssize_t count) {
-    int64_t threads, *rows;
-    if (!are_so_many(count, 3) || !numbers_in(arguments, 2, 1, &threads) || !are_lists(arguments[0], arguments[1]) ||
-        !(rows = rows_in(self, arguments[0])))
+    int64_t *rows;
+    if (!are_so_many(count, 2) || !are_lists(arguments[0], arguments[1]) || !(rows = rows_in(self, arguments[0])))
         return NULL;
+    int most = threads();
     PyObject *left = PyList_New(0);
     for (Py_ssize_t place = 0; left && place < PyList_GET_SIZE(arguments[1]); place++) {
         Elements all;
         int can = rows[place] >= 0 && elements_of(PyList_GET_ITEM(arguments[1], place), &all);
-        if (!(can && fold(row_at(self, rows[place]), all, 1, (int)threads) != NOT_DONE) && !append(left, place))
+        if (!(can && fold(row_at(self, rows[place]), all, 1, most) != NOT_DONE) && !append(left, place))
             Py_CLEAR(left);
     }
     PyMem_Free(rows);
@@ -127,9 +160,8 @@ static PyObject *rows_read_many(Rows *self, PyObject *const *arguments, Py_ssize
 
 static PyMethodDef rows_methods[] = {
     {"use", (PyCFunction)rows_use, METH_VARARGS, "The rows lie in these counts, moments and parameters from now on."},
-    {"read", (PyCFunction)(void *)rows_read, METH_FASTCALL, "Adds a small tensor to a row, if it can be read."},
-    {"fold", (PyCFunction)(void *)rows_fold, METH_FASTCALL, "Adds a tensor to a row, so many times."},
-    {"again", (PyCFunction)(void *)rows_again, METH_FASTCALL, "Adds to a row what was added to another one."},
+    {"read", (PyCFunction)(void *)rows_read, METH_FASTCALL, "Adds a tensor to a row, if it can be read."},
+    {"read_times", (PyCFunction)(void *)rows_read_times, METH_FASTCALL, "Adds it so many times."},
     {"read_many", (PyCFunction)(void *)rows_read_many, METH_FASTCALL, "Adds tensors to rows; the places of those left."},
     {NULL, NULL, 0, NULL},
 };

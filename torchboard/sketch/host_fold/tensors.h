@@ -1,18 +1,19 @@
 /* What of a tensor compiled code can read where it lies. It is asked by the methods that all versions of torch have: with
  * torch's headers a build would be for one of them. */
 
-#include "changes.h"
+#include "units.h"
 
 /* Given once, by ``setup``. */
 static struct {
     PyTypeObject *tensor, *parameter;
     PyObject *kinds;   /* element type -> its number */
     PyObject *keys_of; /* what torch dispatches on, of a tensor */
+    PyObject *threads; /* how many it uses */
     PyObject *dense;   /* those of a tensor whose elements lie in the host's memory as they are */
 } torch;
 
 static struct {
-    PyObject *dtype, *raw_repr, *is_contiguous, *numel, *data_ptr;
+    PyObject *dtype, *raw_repr, *is_contiguous, *is_inference, *numel, *data_ptr, *version, *untyped_storage;
 } names;
 
 /* Takes the reference. */
@@ -20,6 +21,12 @@ static int64_t number_of(PyObject *number) {
     int64_t value = number ? PyLong_AsLongLong(number) : -1;
     Py_XDECREF(number);
     return value;
+}
+
+static int threads(void) {
+    int64_t number = number_of(PyObject_CallNoArgs(torch.threads));
+    PyErr_Clear();
+    return (int)number;
 }
 
 static int kind_of(PyObject *tensor) {
@@ -39,8 +46,9 @@ static int is_dense(PyObject *tensor) {
     return found == 1;
 }
 
-static int is_contiguous(PyObject *tensor) {
-    PyObject *answer = PyObject_CallMethodNoArgs(tensor, names.is_contiguous);
+/* What a method says that takes nothing and answers with a boolean. */
+static int says_yes(PyObject *tensor, PyObject *method) {
+    PyObject *answer = PyObject_CallMethodNoArgs(tensor, method);
     Py_XDECREF(answer);
     return answer == Py_True;
 }
@@ -50,7 +58,7 @@ static int elements_of(PyObject *tensor, Elements *all) {
     if (Py_TYPE(tensor) != torch.tensor && Py_TYPE(tensor) != torch.parameter)
         return 0;
     all->type = kind_of(tensor);
-    if (all->type >= 0 && is_dense(tensor) && is_contiguous(tensor)) {
+    if (all->type >= 0 && is_dense(tensor) && says_yes(tensor, names.is_contiguous)) {
         all->number = number_of(PyObject_CallMethodNoArgs(tensor, names.numel));
         all->data = (const char *)(intptr_t)number_of(PyObject_CallMethodNoArgs(tensor, names.data_ptr));
         int has_memory = all->data || !all->number; /* it may have been given back */
