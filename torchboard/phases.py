@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchboard.capture.metrics import VALIDATION, scalars
 from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.posts import read_each
 from torchboard.capture.recorder import TRAIN
 from torchboard.resume import Progress, begin_log
 from torchboard.run import Run, open_run
@@ -76,11 +77,13 @@ def open_log(
 
 
 def _begin(log_dir: str | os.PathLike[str] | None, resume: bool | int, ranks: Ranks) -> Progress:
-    said = b""
+    said, heard = b"", []
     if resume is not False and not ranks.writes:
         said = ranks.from_first("progress", b"")
     if said:
-        return Progress(**json.loads(said))
+        read_each({0: said}, ranks, lambda _, post: heard.append(_read(post)))
+    if heard:
+        return heard[0]
     try:
         before = begin_log(log_dir, TRAIN, resume, ranks.writes)
         said = json.dumps(asdict(before)).encode()
@@ -88,3 +91,8 @@ def _begin(log_dir: str | os.PathLike[str] | None, resume: bool | int, ranks: Ra
         if resume is not False and ranks.writes:
             ranks.from_first("progress", said)
     return before
+
+
+def _read(post: bytes) -> Progress:
+    """What rank 0 sent; raises where it is no such thing."""
+    return Progress(**{name: int(value) for name, value in json.loads(post).items() if value is not None})

@@ -218,8 +218,8 @@ def test_gradients_that_no_backward_pass_left_have_no_norm_before_clipping():
     assert seen["gradient_norm"] == pytest.approx(math.sqrt(8)) and "gradient_norm_before_clipping" not in seen
 
 
-def test_a_step_without_a_backward_pass_of_its_own_does_not_count_with_the_norm_of_the_last_one():
-    norms = []
+def test_where_a_step_had_no_backward_pass_of_its_own_no_norm_before_clipping_is_given():
+    """That of the others would be of other steps than the norm beside it."""
 
     def loop(model):
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -227,13 +227,12 @@ def test_a_step_without_a_backward_pass_of_its_own_does_not_count_with_the_norm_
             if factor is not None:
                 model.zero_grad()
                 (factor * model(torch.ones(8, 4)).square().mean()).backward()
-                norms.append(total_norm(model))
             for weight in model.parameters():
                 weight.grad *= 0.5
             optimizer.step()
 
     seen = trained(loop, nn.Linear(4, 2))
-    assert seen["gradient_norm_before_clipping"] == pytest.approx(rms(norms), rel=1e-4)
+    assert "gradient_norm" in seen and "gradient_norm_before_clipping" not in seen
 
 
 def test_the_end_of_a_backward_pass_comes_after_what_wrappers_do_at_its_end():

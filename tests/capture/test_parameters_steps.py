@@ -14,6 +14,8 @@ from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
+from torchboard.errors import TorchboardWarning
+from torchboard.sketch.table import SketchTable
 from torchboard.values import Event
 
 
@@ -188,6 +190,106 @@ def test_a_captured_step_looks_at_all_optimizers_again():
         else:
             model.append(head)
     watch.release()
+
+
+@pytest.mark.parametrize(
+    ("batches", "steps"),
+    [("a ab ab", 3), ("ab ab", 2), ("ba ba", 2), ("aab aab", 4), ("a ab abc abc", 4), ("a A A", 3)],
+)
+def test_an_optimizer_found_behind_the_others_belongs_to_their_step(batches, steps):
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(3)])
+    optimizers = {name: torch.optim.SGD(layer.parameters(), 1e-4) for name, layer in zip("abcA", [*model, model[0]])}
+    with Monitor(model, sink=MemorySink(), optimizer=optimizers["a"], capture=Capture(every=1)) as monitor:
+        for names in batches.split():
+            backward(model)
+            for name in names:
+                optimizers[name].step()
+            monitor.log_batch()
+        assert monitor.step == steps
+
+
+class Twice(torch.optim.Optimizer):
+    """Wraps an optimizer, and lets it step twice in a step of its own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__([weight for group in inner.param_groups for weight in group["params"]], {"lr": 1.0})
+
+    def step(self, closure=None):
+        self.inner.step()
+        self.inner.step()
+
+
+class Inherits(torch.optim.SGD):
+    """Its step is that of a class which has hooks of its own, as soon as there is an optimizer of that class."""
+
+    def step(self, closure=None):
+        super().step()
+        super().step()
+
+
+@pytest.mark.parametrize("first", ["found", "given", "failed"])
+@pytest.mark.parametrize("wraps", [True, False], ids=["one that wraps another", "one that inherits"])
+def test_steps_within_a_step_are_part_of_it(wraps, first):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    inner = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = Twice(inner) if wraps else Inherits(model.parameters(), 0.1)
+    known = {"given": inner if wraps else optimizer}.get(first)
+    with Monitor(model, sink=sink, optimizer=known, capture=Capture(every=1), feature_maps=False) as monitor:
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(model)
+            if first == "failed":
+                with pytest.raises(TypeError):
+                    optimizer.step(1, 2, 3)
+            before = model.weight.detach().clone()
+            optimizer.step()
+            change = model.weight.detach() - before
+            monitor.log_batch()
+            assert monitor.step == step + 1
+        monitor.log_epoch()
+    for tag, expected in (("gradients/weight", model.weight.grad), ("updates/weight", change)):
+        ((_, value),) = sink.series(tag)
+        assert value.buckets[:, 2].sum() == 3 * model.weight.numel()
+        assert value.buckets[0, 0] <= expected.min() and expected.max() <= value.buckets[-1, 1]
+
+
+def test_a_fault_of_ours_never_leaves_the_end_of_an_epoch(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no memory")
+
+    model, sink = nn.Linear(3, 2), MemorySink()
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        backward(model)
+        torch.optim.SGD(model.parameters(), 0.1).step()
+        monkeypatch.setattr(SketchTable, "read", broken)
+        with pytest.warns(TorchboardWarning) as told:
+            monitor.log_epoch(loss=1.0)
+    lost = sorted(str(one.message).split(" of this model")[0] for one in told)
+    assert lost == ["activations", "gradients and updates"]
+    assert [value.value for _, value in sink.series("epoch_loss")] == [1.0]
+
+
+def test_a_users_predicate_that_fails_later_never_leaves_an_optimizers_step():
+    def chosen(name, module):
+        if fails:
+            raise KeyError("no such layer")
+        return True
+
+    fails: list[bool] = []
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, capture=Capture(include=chosen, every=2), feature_maps=False) as monitor:
+        for step in range(5):
+            backward(model)
+            optimizer.step()
+            fails = [True] * (1 <= step < 3)
+        assert monitor.step == 5
+        with pytest.warns(TorchboardWarning, match="layers of this model .*KeyError: 'no such layer'"):
+            monitor.log_epoch(loss=1.0)
+    ((_, value),) = sink.series("activations/Linear")
+    assert value.buckets[:, 2].sum() == 2 * 4 * 2
+    assert not model._forward_hooks
 
 
 def test_weights_are_watched_where_the_first_trainable_one_is_by_now():

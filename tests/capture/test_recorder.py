@@ -277,7 +277,19 @@ def test_layers_can_be_chosen(options, names):
 
 
 @pytest.mark.parametrize(
-    "options", [{"include": 3}, {"every": "ten"}, {"max_layers": -1}, {"exclude": [None]}], ids=str
+    "options",
+    [
+        {"include": 3},
+        {"every": "ten"},
+        {"max_layers": -1},
+        {"max_layers": True},
+        {"max_overhead": True},
+        {"rank_timeout": True},
+        {"activations": "yes"},
+        {"updates": None},
+        {"exclude": [None]},
+    ],
+    ids=str,
 )
 def test_bad_options_are_refused_at_the_call(options):
     with pytest.raises(InvalidValueError):

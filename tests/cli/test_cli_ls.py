@@ -53,6 +53,17 @@ def test_a_trial_that_runs_is_told_from_one_whose_process_was_killed(tmp_path, c
         assert [line.split(":")[0] for line in complaints] == ["keras", "killed"]
 
 
+def test_a_trial_that_was_killed_is_told_of_after_its_log_was_compacted_too(tmp_path, capsys):
+    for files in (1, 2):
+        subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")])
+        assert len([*(tmp_path / "killed").glob("events*")]) == files
+    assert main(["compact", str(tmp_path), "--in-place"]) == 0
+    assert len([*(tmp_path / "killed").glob("events*")]) == 1
+    capsys.readouterr()
+    assert main(["ls", str(tmp_path)]) == 0
+    assert "; trial not ended)" in capsys.readouterr().out
+
+
 def test_globs_choose_runs_and_tags(log, capsys):
     assert main(["ls", str(log), "--tag", "odd"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == ["train", "tag", "odd"]

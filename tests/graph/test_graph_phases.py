@@ -134,3 +134,14 @@ def test_a_model_that_returns_nothing_and_takes_nothing_is_monitored():
         model()
         monitor.log_epoch()
     assert "run/layers" in sink.tags("train") and "__run_graph__" not in sink.tags("train")
+
+
+def test_a_layer_that_is_elsewhere_when_the_graph_is_written_is_in_it():
+    model, sink = ConvNet(), MemorySink()
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        train(model)
+        for name, layer in [*model.named_children()]:
+            delattr(model, name)
+            setattr(model, f"moved_{name}", layer)
+        monitor.log_epoch(loss=1.0)
+    assert {"conv2d", "linear"} <= ops(sink, "train") and sink.series("epoch_loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -80,6 +81,33 @@ def test_the_first_pass_of_a_validation_is_captured_and_the_others_run_compiled(
     assert frames[0] == 0 and frames[1] == frames[2]  # the only training step and the first pass were captured ones
     assert frames[1] or way == "compiled layers"  # older compilers leave torch's own layers as they are
     assert elements(sink, "activations", "validation") == {name: [BATCH * size] for name, size in SIZES.items()}
+
+
+@pytest.mark.parametrize("capture", [Capture(), Capture(activations=False, gradients=False)], ids=["all", "parameters"])
+@pytest.mark.parametrize("frequency", [0, 1, 2])
+def test_a_phase_compiles_nothing_where_the_monitor_knows_the_bare_model_alone(frequency, capture):
+    counts = []
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        counter, sink = CompileCounterWithBackend("eager"), MemorySink()
+        model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        call = torch.compile(model, backend=counter, fullgraph=True)
+        monitor = Monitor(model, sink=sink, histogram_freq=frequency, capture=capture) if is_watched else None
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(3):
+            for _ in range(2):
+                call(torch.randn(5, 4)).sum().backward()
+                optimizer.step()
+            with monitor.phase("validation") if monitor else nullcontext(), torch.no_grad():
+                for _ in range(2):
+                    call(torch.randn(5, 4))
+            if monitor:
+                monitor.log_epoch()
+        counts.append(counter.frame_count)
+        if monitor:
+            monitor.close()
+            assert "__run_graph__" in sink.tags("validation")
+    assert counts[0] == counts[1] > 0
 
 
 def test_pictures_of_a_model_with_compiled_layers_compile_nothing():

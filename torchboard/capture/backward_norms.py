@@ -127,6 +127,7 @@ class BackwardNorms:
         self._squares: dict[int, float] = {}
         self._parts: dict[str, tuple[GradientPart, ...]] = {}
         self._sums: dict[str, Tensor] = {}
+        self._is_known = True
 
     def note(self, parameters: Iterable[nn.Parameter]) -> None:
         """A backward pass has ended. One call for gradients that compiled code can read in the host's memory, else two
@@ -154,6 +155,7 @@ class BackwardNorms:
         """
         squares = self._take([id(weight) for _, weight in used])
         if squares is None:
+            self._is_known = self._is_known and not used  # the other norm is of this step too
             return
         if isinstance(squares, list) and divisor is None:  # numbers of the host, which need no launches
             counts = not math.isnan(sum(squares))
@@ -177,7 +179,10 @@ class BackwardNorms:
 
     def collect(self) -> BackwardSums:
         """What there is since the last call; begins anew."""
-        sums = BackwardSums(self._parts, HostCopy([*self._sums.values()]))
+        sums = BackwardSums(
+            self._parts if self._is_known else {}, HostCopy([*self._sums.values()] if self._is_known else [])
+        )
+        self._is_known = True
         self._norms, self._squares, self._parts, self._sums = {}, {}, {}, {}
         return sums
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.models import Models
 from torchboard.errors import InvalidValueError
+from torchboard.graph.hooks import GuardedHook
 from torchboard.graph.joined import joined
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.module_names import unwrapped
 from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.observed_step import StepRecorder
@@ -47,6 +52,17 @@ class FirstPassGraph:
     def error(self) -> BaseException | None:
         """What went wrong in a recorder, if anything did."""
         return next((recorder.error for recorder in self._recorders.values() if recorder.error is not None), None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a pass to be recorded still, and hooks sit on the model for it."""
+        return any(recorder.waits for recorder in self._recorders.values())
+
+    def on_pass(self, action: Callable[[], object]) -> list[RemovableHandle]:
+        """Calls ``action`` when a pass of a model has gone through to its end, and been recorded."""
+        hook = GuardedHook(lambda *_: action(), lambda error: None)
+        parts = self._model._modules.values() if isinstance(self._model, Models) else (self._model,)
+        return [unwrapped(part).register_forward_hook(hook) for part in parts if part is not None]
 
     @property
     def costs(self) -> LayerCosts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -19,6 +19,15 @@ from torchboard.graph.eager import compiled_modules
 from torchboard.graph.module_names import KnownNames
 
 Hook = Callable[[nn.Module, tuple, Any], None]
+
+
+class _Site(NamedTuple):
+    """Where a hook goes: a layer, and the number of the hook in the layer's dictionary."""
+
+    name: str
+    layer: weakref.ref[nn.Module]
+    key: int
+    hook: Hook
 
 
 class LayerHooks:
@@ -34,19 +43,23 @@ class LayerHooks:
 
     Attributes:
         are_on: whether hooks sit on the layers.
+        taken: the layers whose hook somebody else has taken away within a window.
     """
 
     def __init__(self, model: nn.Module, options: Capture, make: Callable[[str], Hook]) -> None:
         self.are_on = False
+        self.taken: dict[str, None] = {}
         self._model = model
         self._options = options
         self._make = make
         self._names = KnownNames(model)
         self._version = 0
         chosen_by = selectors(options.include) + selectors(options.exclude)
-        self._varies = any(not isinstance(selector, (str, type)) for selector in chosen_by) or options.compiled == "skip"
+        self._varies = (
+            any(not isinstance(selector, (str, type)) for selector in chosen_by) or options.compiled == "skip"
+        )
         self._hooks: dict[str, Hook] = {}
-        self._sites: list[tuple[weakref.ref[nn.Module], int, Hook]] = []
+        self._sites: list[_Site] = []
 
     def __iter__(self) -> Iterator[Hook]:
         """The hooks, whether they are on or not."""
@@ -61,22 +74,29 @@ class LayerHooks:
             chosen = [(name, layer) for name, layer in layers(self._model, self._options) if layer not in left_out]
             self._hooks = {name: self._hooks.get(name) or self._make(name) for name, _ in chosen}
             self._sites = [
-                (weakref.ref(layer), RemovableHandle(layer._forward_hooks).id, self._hooks[name]) for name, layer in chosen
+                _Site(name, weakref.ref(layer), RemovableHandle(layer._forward_hooks).id, self._hooks[name])
+                for name, layer in chosen
             ]
         return bool(self._sites)
+
+    def are_others(self) -> bool:
+        """Whether the model has other modules than when its layers were chosen, or somebody took a hook away."""
+        if self._varies or self._names.look() != self._version:
+            return True
+        return any((layer := site.layer()) is None or site.key not in layer._forward_hooks for site in self._sites)
 
     def put_on(self) -> None:
         """Each layer chosen has its hook, behind those that it has already."""
         self.are_on = True
-        for reference, key, hook in self._sites:
+        for _, reference, key, hook in self._sites:
             layer = reference()
             if layer is not None:
                 layer._forward_hooks[key] = hook
 
     def take_off(self) -> None:
-        """None has; whoever took one away before has done no harm."""
+        """None has; whoever took one away before has done no harm, and is noted."""
         self.are_on = False
-        for reference, key, _ in self._sites:
+        for name, reference, key, _ in self._sites:
             layer = reference()
-            if layer is not None:
-                layer._forward_hooks.pop(key, None)
+            if layer is not None and layer._forward_hooks.pop(key, None) is None:
+                self.taken[name] = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
 
 from torch import nn
 
@@ -13,6 +15,9 @@ from torchboard.graph.module_names import parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text
 
+_NAMED = 10
+"""Outputs that a text names."""
+
 
 def left_out(kind: str, reason: str) -> list[Figures]:
     """A text ``monitor/left_out/<kind>`` that says which there are not, and why."""
@@ -22,14 +27,17 @@ def left_out(kind: str, reason: str) -> list[Figures]:
 class LeftOut:
     """Says in the first epoch collected what of a model there is nothing of, if anything.
 
-    That are layers above ``max_layers``, layers in TorchScript, and parameters of which no rank can tell its part.
+    That are layers above ``max_layers``, layers in TorchScript, outputs that cannot be measured, and parameters of which no
+    rank can tell its part.
 
     Args:
         model: of which layers and parameters.
         options: which are captured.
+        unread: tag of an output that could not be measured -> what it is; those of the first epoch are told.
     """
 
-    def __init__(self, model: nn.Module, options: Capture) -> None:
+    def __init__(self, model: nn.Module, options: Capture, unread: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._unread = unread
         self._model = model
         self._options = options
         self._told = False
@@ -56,6 +64,11 @@ class LeftOut:
         scripted = scripted_layers(self._model, self._options)
         if scripted and (self._options.activations or self._options.gradients):
             yield f"TorchScript takes no hooks, so there is nothing of the outputs in {_listed(scripted)}"
+
+        if self._unread:
+            named = ", ".join(f"`{tag}` ({what})" for tag, what in islice(self._unread.items(), _NAMED))
+            more = f" and {len(self._unread) - _NAMED:,} more" if len(self._unread) > _NAMED else ""
+            yield f"outputs that are no real numbers in memory cannot be measured: {named}{more}"
 
     def _parameters(self) -> Iterator[str]:
         return (name for name, weight in parameter_names(self._model) if is_flat_shard(weight))

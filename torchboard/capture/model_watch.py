@@ -5,10 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
@@ -21,6 +23,7 @@ from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
+from torchboard.capture.step_order import StepOrder
 from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
 from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
@@ -38,9 +41,7 @@ class Collector(Protocol):
 class ModelWatch:
     """The collectors of one model, and the boundary of its training steps.
 
-    A step ends when every optimizer that was seen has stepped in it; or, at the latest, before one of them steps again, or
-    when a batch ends and the weights have changed. While trainable parameters are left that no optimizer seen so far holds,
-    as in the first step of a GAN's training, another one is waited for.
+    ``StepOrder`` says when a step ends; it ends, too, when a batch does and the weights have changed.
 
     Args:
         model: what to look at. It is as it was, but for hooks, and after ``release`` without exception.
@@ -73,14 +74,16 @@ class ModelWatch:
         self._model = model
         self._graphs = {TRAIN: FirstPassGraph(model)} if graph and not hidden else {}
         self._step_graph = StepGraph(model) if graph == "step" and not hidden else None
-        self._more: list[Collector] = [LeftOut(model, options)]
-        self._is_first_step = True
+        self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
+        self._faults: dict[str, Exception] = {}
         self._is_idle = False
         self._runs_eagerly = False
+        self._awaiting: list[RemovableHandle] | None = None
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
-        self._stepped: set[int] = set()
+        self._was_captured = self._reads = False
         self._steps = StepWatcher(model, self._before_step, self._after_step, optimizer)
+        self._order = StepOrder(self._steps)
 
     @property
     def phase(self) -> str:
@@ -92,10 +95,15 @@ class ModelWatch:
         self._more.append(collector)
 
     def arm(self, on: bool) -> None:
-        """Opens or closes the window of the next step."""
+        """Opens or closes the window of the next step. Never raises: it is called within the optimizer's step."""
+        self._order.takes_more = False
         if on or not self._is_idle or self._step_graph is not None:
             with self.overhead:
-                self._arm(on)
+                try:
+                    self._arm(on)
+                except Exception as error:  # of a user's predicate, say
+                    self._faults.setdefault("layers", error)
+                    self._arm(False)
             self._is_idle = not on and not self._runs_eagerly
 
     def _arm(self, on: bool) -> None:
@@ -107,7 +115,7 @@ class ModelWatch:
         self._parameters.arm(on)
         if self._feature_maps is not None:
             self._feature_maps.arm(on)
-        waits = bool(self._graphs) and self._is_first_step
+        waits = bool(self._graphs) and self._order.is_first
         waits = waits or self._feature_maps is not None and self._feature_maps.waits
         waits = waits or self._step_graph is not None and self._step_graph.waits
         self._run_eagerly(waits and self._options.compiled != "skip")
@@ -120,7 +128,7 @@ class ModelWatch:
             self._recorder.arm(self._parameters.armed)
         elif capture:
             self._recorder.arm_for_one_pass()
-        self._record_phase(before, phase, capture)
+        self._record_phase(before, phase)
         return before
 
     @contextmanager
@@ -147,7 +155,8 @@ class ModelWatch:
 
     def end_batch(self) -> None:
         """A batch of training has ended: a step has too, if the weights changed since the last one ended."""
-        if self._weights.changed() or self._stepped:
+        self._order.takes_more = False
+        if self._weights.changed() or self._order.stepped:
             self._end_step()
         elif self._parameters.armed and self.phase == TRAIN:
             self._recorder.arm(True)  # a window cannot open inside compiled code
@@ -160,20 +169,22 @@ class ModelWatch:
         """Phase -> what was captured in it since the last call, on its way to the host.
 
         With ``ranks`` it is on rank 0 what all of them captured, and on the others nothing; all call it at the same time.
+        What a collector raises is kept for ``errors``, and there is nothing of it.
         """
         with self.overhead:
             self._recorder.arm(False)  # armed again, it finds layers that came since
-            phases: dict[str, list[Pending]] = {
-                phase: [*self._recorder.collect(phase)] for phase in self._recorder.phases()
+            phases = {
+                phase: self._seen("activations", partial(self._recorder.collect, phase))
+                for phase in self._recorder.phases()
             }
             train = phases.setdefault(TRAIN, [])
-            train += self._recorder.dead_units.collect()
-            train += self._parameters.collect()
-            train += self._loss_scale.collect()
+            train += self._seen("dead units", self._recorder.dead_units.collect)
+            train += self._seen("gradients and updates", self._parameters.collect)
+            train += self._seen("skipped steps", self._loss_scale.collect)
             if self._feature_maps is not None:
-                train += self._feature_maps.collect()
+                train += self._seen("feature maps", self._feature_maps.collect)
             for collector in self._more:
-                train += collector.collect()
+                train += self._seen("weight images and notes", collector.collect)
         if self.overhead.limit is not None:
             train.append(Figures((("monitor/overhead", Scalar(self.overhead.take())),)))
             if ranks is not None:
@@ -182,13 +193,22 @@ class ModelWatch:
             return pooled(phases, ranks, self._model)
         return {phase: tuple(pending) for phase, pending in phases.items() if pending}
 
+    def _seen(self, what: str, collect: Callable[[], Sequence[Pending]]) -> list[Pending]:
+        """What a collector has, or nothing where it raises."""
+        try:
+            return [*collect()]
+        except Exception as error:
+            self._faults.setdefault(what, error)
+            return []
+
     def take_graphs(self, last: bool = False) -> Iterator[tuple[str, RecordedGraph | RecordedStep]]:
         """Phase and graph of the first passes and a step, each once; with ``last``, of passes that raised half-way too."""
-        for phase, graph in self._graphs.items():
-            if (recorded := graph.collect(last)) is not None:
-                yield phase, recorded
-        if self._step_graph is not None and (step := self._step_graph.collect(last)) is not None:
-            yield TRAIN, step
+        graphs = [("the graph", phase, graph) for phase, graph in self._graphs.items()]
+        graphs += [("the graph of a step", TRAIN, self._step_graph)] if self._step_graph is not None else []
+        for what, phase, graph in graphs:
+            for recorded in self._seen(what, lambda graph=graph: [graph.collect(last)]):
+                if recorded is not None:
+                    yield phase, recorded
 
     def costs(self) -> LayerCosts:
         """What the layers cost in the first training pass; of a model not seen running their parameters alone."""
@@ -204,6 +224,7 @@ class ModelWatch:
                 yield lost, collector.error
         lost = ("some activations", self._recorder.lost), ("parameters and their gradients", self._parameters.lost)
         yield from ((what, error) for what, error in lost if error is not None)
+        yield from self._faults.items()
 
     def release(self) -> None:
         """Takes every hook away."""
@@ -211,6 +232,7 @@ class ModelWatch:
         self._recorder.release()
         self._parameters.arm(False)
         self._run_eagerly(False)
+        self._end_awaiting()
         if self._feature_maps is not None:
             self._feature_maps.arm(False)
         for graph in self._graphs.values():
@@ -218,16 +240,35 @@ class ModelWatch:
         if self._step_graph is not None:
             self._step_graph.close()
 
-    def _record_phase(self, before: str, phase: str, is_window: bool) -> None:
-        """The first pass of the phase is the next to be recorded. That of compiled code can be seen in a window alone."""
+    def _record_phase(self, before: str, phase: str) -> None:
+        """The first pass of the phase is the next to be recorded; compiled code runs it eagerly, or is left alone."""
+        self._end_awaiting()
         if self._step_graph is not None:
             self._step_graph.listen(phase == TRAIN)
         if before in self._graphs:
             self._graphs[before].listen(False)
         if phase in self._graphs:
             self._graphs[phase].listen(True)
-        elif self._graphs and (is_window or not compiled_modules(self._model)):
+        elif self._graphs and not (self._options.compiled == "skip" and compiled_modules(self._model)):
             self._graphs[phase] = FirstPassGraph(self._model)
+        if phase != TRAIN and phase in self._graphs:
+            self._await_pass(self._graphs[phase])
+
+    def _await_pass(self, graph: FirstPassGraph) -> None:
+        """Compiled code runs eagerly until the pass has ended that a graph waits for: it must not meet the hooks."""
+        if not graph.waits or self._options.compiled == "skip":
+            return
+        if eager_windows.enter():
+            self._awaiting = graph.on_pass(lambda: graph.waits or self._end_awaiting())
+        else:
+            graph.listen(False)
+
+    def _end_awaiting(self) -> None:
+        handles, self._awaiting = self._awaiting, None
+        if handles is not None:
+            for handle in handles:
+                handle.remove()
+            eager_windows.leave()
 
     def _run_eagerly(self, on: bool) -> None:
         """Whether compiled code runs eagerly for the hooks that wait for one pass."""
@@ -238,27 +279,33 @@ class ModelWatch:
             eager_windows.leave()
 
     def _before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        if id(optimizer) in self._stepped:
+        has_ended = self._order.begin(optimizer)
+        if has_ended is None:
+            return
+        if has_ended:
             self._end_step()
         scale = self._loss_scale.before_step(optimizer)
-        if self._parameters.armed:
+        self._reads = self._parameters.armed and (self._was_captured or not self._order.is_late)
+        if self._reads:
             with self.overhead:
                 self._parameters.before_step(optimizer, closure, scale)
 
     def _after_step(self, optimizer: Optimizer, closure: bool) -> None:
-        if self._parameters.armed:
+        captured = self._parameters.armed
+        ends = self._order.end(optimizer)
+        if self._reads and ends is not None:
             with self.overhead:
                 self._parameters.after_step(optimizer, closure)
-        self._stepped.add(id(optimizer))
-        known = self._steps.optimizers
-        all_stepped = len(known) == 1 or {id(other) for other in self._steps.live_optimizers()} <= self._stepped
-        if all_stepped and (not self._is_first_step or self._steps.hold_all()):
+        if ends:
             self._end_step()
+            self._order.takes_more, self._was_captured = True, captured
+        elif ends is not None and self._order.is_late:
+            self._weights.changed()
 
     def _end_step(self) -> None:
         self._weights.changed()
-        self._stepped.clear()
-        self._is_first_step = False
+        self._order.stepped.clear()
+        self._order.is_first = False
         if self._step_graph is not None:
             self._step_graph.end_step()
         if self._parameters.armed:

@@ -77,6 +77,11 @@ class Capture:
 
     def __post_init__(self) -> None:
         as_schedule(self.every)
+        for name in ("activations", "gradients", "parameters", "updates"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidValueError(
+                    f"{name}={getattr(self, name)!r:.80}", "it says whether they are captured", "give True or False"
+                )
         gates = () if isinstance(self.dead_units, bool) else selectors(self.dead_units)
         for selector in (*selectors(self.include), *selectors(self.exclude), *gates):
             if not isinstance(selector, (str, type)) and not callable(selector):
@@ -85,7 +90,8 @@ class Capture:
                     "layers are told by a glob, a type or a function of (name, module)",
                     "give 'layer1.*', nn.Conv2d or lambda name, module: …",
                 )
-        if self.max_layers is not None and (not isinstance(self.max_layers, int) or self.max_layers < 0):
+        limit = self.max_layers
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             raise InvalidValueError(
                 f"max_layers={self.max_layers!r}", "it counts layers", "give a whole number, or None for all"
             )
@@ -97,11 +103,11 @@ class Capture:
                 f"give a whole number from {BLOCK} on, such as 262144, or None for all of them",
             )
         overhead = self.max_overhead
-        if overhead is not None and not (isinstance(overhead, (int, float)) and 0 < overhead <= 1):
+        if overhead is not None and not (_is_number(overhead) and 0 < overhead <= 1):
             raise InvalidValueError(
                 f"max_overhead={overhead!r}", "it is a share of the time", "give a number such as 0.01, or None"
             )
-        if not isinstance(self.rank_timeout, (int, float)) or not 0 < self.rank_timeout < float("inf"):
+        if not _is_number(self.rank_timeout) or not 0 < self.rank_timeout < float("inf"):
             raise InvalidValueError(
                 f"rank_timeout={self.rank_timeout!r}", "waiting must end", "give a number of seconds, such as 60"
             )
@@ -111,6 +117,10 @@ class Capture:
                 "there is no such way",
                 "give 'eager' to run captured steps eagerly, 'graph' to keep them compiled, or 'skip' to leave layers out",
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ...]:

@@ -54,6 +54,7 @@ class Parameters:
         self._names = KnownNames(model)
         self._without: dict[str, None] = {}
         self._sparse: Counter[str] = Counter()
+        self._sizes: dict[str, int] = {}
         self._steps: Counter[str] = Counter()
         self._skips = False
         self._met: list[tuple[str, nn.Parameter]] = []  # when the backward pass ended, for the step behind it
@@ -163,6 +164,7 @@ class Parameters:
             gradients = [gradient for gradient in gradients if gradient is not None]
         names = [name for name, _ in used]
         self._steps.update(names)
+        self._sizes.update((name, weight.numel()) for name, weight in used if name not in self._sizes)
         for name, gradient in zip(names, gradients):
             if gradient.layout is torch.sparse_coo:
                 self._sparse[name] += gradient._values().numel()
@@ -189,10 +191,11 @@ class Parameters:
         return torch.where(skipped > 0, torch.nan, 1.0 if scale is None else scale)
 
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
-        sizes = {name: weight.numel() for name, weight in self._named() if name in self._steps}
+        sizes: dict[str, float] = {**self._sizes}
         sizes |= {name: elements / self._steps[name] for name, elements in self._sparse.items()}
         norms = Norms(tuple(sketches), sizes, self._backward.collect(), self._skips)
         self._sparse.clear()
+        self._sizes.clear()
         self._skips = False
         return norms
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,15 @@ from torchboard.capture.pictures.dead_units import DeadUnits
 from torchboard.capture.select import check_include, layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
-from torchboard.capture.tensors import observable, tensors_in
+from torchboard.capture.tensors import PLAIN, observable, tensors_in
+from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.hooks import InertWhenCopied, in_backward
 
 TRAIN = "train"
 """The phase of the training passes."""
+_NAMED = 5
+"""Layers that an error names."""
 
 
 class Recorder:
@@ -46,6 +50,7 @@ class Recorder:
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
             gradients is somebody's evaluation and is not recorded.
         error: what went wrong inside a hook, if anything did.
+        unread: tag of an output that cannot be measured -> what it is.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class Recorder:
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
+        self.unread: dict[str, str] = {}
+        self._lock = RLock()  # replicas run in threads
         self._model = model
         self._options = options
         self._sketches: dict[str, Sketches] = {}
@@ -79,7 +86,15 @@ class Recorder:
 
     @property
     def lost(self) -> Exception | None:
-        """Which layers are not seen in compiled steps, if there are any."""
+        """Which layers are not seen in compiled steps, or have lost their hook, if there are any."""
+        if self._hooks.taken:
+            names = [*self._hooks.taken]
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            return InvalidValueError(
+                f"our hooks on {', '.join(names[:_NAMED])}{more}",
+                "something took them away in a captured step, so that nothing was seen of these layers",
+                "take away only hooks of your own, by the handles that register_forward_hook gave",
+            )
         return self._in_graph.error if self._in_graph is not None else None
 
     @property
@@ -96,7 +111,7 @@ class Recorder:
         if self._in_graph is not None:
             self._arm_in_graph(self._in_graph, on)
             return
-        if on == self.armed:
+        if on == self.armed and not (on and self._hooks.are_others()):
             return
         self._take_off()
         if on and self._wanted:
@@ -136,12 +151,13 @@ class Recorder:
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
                 return
-            if self._overhead.limit is None and not any_on():
-                self._observe(hook, module, output, True)
-                return
-            differentiable = not transformed()
-            with self._overhead, unseen():
-                self._observe(hook, module, output, differentiable)
+            with self._lock:
+                if self._overhead.limit is None and not any_on():
+                    self._observe(hook, module, output, True)
+                    return
+                differentiable = not transformed()
+                with self._overhead, unseen():
+                    self._observe(hook, module, output, differentiable)
         except Exception as error:
             self._fail(error)
 
@@ -218,11 +234,12 @@ class Recorder:
         if window != self._open:
             return
         try:
-            if self._overhead.limit is None and not any_on():
-                self._observe_gradient(hook, suffix, gradient)
-                return
-            with self._overhead, unseen():
-                self._observe_gradient(hook, suffix, gradient)
+            with self._lock:
+                if self._overhead.limit is None and not any_on():
+                    self._observe_gradient(hook, suffix, gradient)
+                    return
+                with self._overhead, unseen():
+                    self._observe_gradient(hook, suffix, gradient)
         except Exception as error:
             self._fail(error)
 
@@ -243,13 +260,14 @@ class Recorder:
 class _ForwardHook(InertWhenCopied):
     """What sits on a layer while armed."""
 
-    __slots__ = ("_recorder", "name", "_rows", "_readers")
+    __slots__ = ("_recorder", "name", "_rows", "_readers", "_unreadable")
 
     def __init__(self, recorder: Recorder, name: str) -> None:
         self._recorder = recorder
         self.name = name
         self._rows: dict[tuple, Row | GraphRow] = {}
         self._readers: dict[tuple, Callable[[Tensor], bool]] = {}
+        self._unreadable: set[tuple[str, str]] = set()
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or self._recorder.error is not None:
@@ -261,11 +279,21 @@ class _ForwardHook(InertWhenCopied):
         read = self._readers.get((kind, suffix, self._recorder.phase))
         if read is not None and read(tensor):
             return True
-        local = observable(tensor)
-        if local is None:
+        if (kind, suffix) in self._unreadable:
             return False
-        self.row(kind, suffix, local.device, tensor).observe_(local)
-        return True
+        try:
+            local = observable(tensor)
+            if local is not None:
+                self.row(kind, suffix, local.device, tensor).observe_(local)
+                return True
+        except Exception:
+            if type(tensor) in PLAIN:
+                raise
+            self._unreadable.add((kind, suffix))  # a tensor of somebody's own kind
+        if not tensor.is_meta:
+            what = type(tensor).__name__ if type(tensor) not in PLAIN else f"{tensor.dtype}, {tensor.layout}"
+            self._recorder.unread[tag(kind, self.name) + suffix] = what
+        return False
 
     def row(self, kind: str, suffix: str, device: torch.device, like: Tensor) -> Row | GraphRow:
         """The row of one of the layer's outputs, remembered until sketches are collected."""

@@ -65,7 +65,7 @@ class StepWatcher:
 
     def hold_all(self) -> bool:
         """Whether every trainable parameter of the model is held by an optimizer seen so far."""
-        held = {id(parameter) for optimizer in self.live_optimizers() for parameter in _parameters_of(optimizer)}
+        held = {id(parameter) for optimizer in self.live_optimizers() for parameter in parameters_of(optimizer)}
         model = self._model()
         return model is None or all(id(weight) in held for weight in model.parameters() if weight.requires_grad)
 
@@ -96,13 +96,14 @@ class StepWatcher:
         return True
 
 
-def _parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
+def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
+    """The parameters that an optimizer holds."""
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
     parameters = {id(parameter) for parameter in model.parameters()}
-    return any(id(parameter) in parameters for parameter in _parameters_of(optimizer))
+    return any(id(parameter) in parameters for parameter in parameters_of(optimizer))
 
 
 def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:

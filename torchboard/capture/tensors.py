@@ -14,6 +14,10 @@ from torchboard.sketch.host_compiled import is_dense
 
 PLAIN = (Tensor, nn.Parameter)
 """Types of tensors that are no more than they seem."""
+_NO_NUMBERS = {
+    kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype) and name.startswith(("bits", "float4"))
+}
+"""Element types that are bits, or several numbers in one."""
 
 
 def tensors_in(output: Any) -> Iterable[tuple[str, Tensor]]:
@@ -28,7 +32,9 @@ def tensors_in(output: Any) -> Iterable[tuple[str, Tensor]]:
 
 def observable(tensor: Tensor) -> Tensor | None:
     """``measurable``, but for an ordinary tensor in the host's memory itself, which may require a gradient: for sketches."""
-    ordinary = type(tensor) in PLAIN and is_dense(tensor) and not tensor.is_complex()
+    ordinary = (
+        type(tensor) in PLAIN and is_dense(tensor) and not tensor.is_complex() and tensor.dtype not in _NO_NUMBERS
+    )
     return tensor if ordinary else measurable(tensor)
 
 
@@ -37,8 +43,8 @@ def measurable(tensor: Tensor) -> Tensor | None:
 
     A ``DTensor`` gives its local shard, a sparse tensor its values, a jagged one those of its parts, and a tensor inside a
     function transform the one that is transformed: of ``vmap`` that is the whole batch, so within ``modes.unseen``. Meta
-    and fake tensors, complex ones, other nested ones and a ``DTensor`` whose ranks hold the terms of a sum have nothing that
-    could be measured here.
+    and fake tensors, complex ones, bits, other nested ones and a ``DTensor`` whose ranks hold the terms of a sum have
+    nothing that could be measured here.
     """
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
@@ -46,7 +52,7 @@ def measurable(tensor: Tensor) -> Tensor | None:
         tensor = tensor.detach()
     if type(tensor) is not Tensor:
         tensor = _unwrap(tensor.detach())
-    if tensor.is_meta or tensor.is_complex():
+    if tensor.is_meta or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
         return None
     if tensor.is_nested:
         return tensor.values() if tensor.layout is torch.jagged and tensor.lengths() is None else None

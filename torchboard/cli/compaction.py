@@ -22,7 +22,8 @@ from google.protobuf.message import DecodeError
 
 from torchboard import proto
 from torchboard.cli.columns import Scalars, ScalarsEncoder, batches
-from torchboard.cli.damage import Damage, records
+from torchboard.cli.damage import Damage
+from torchboard.cli.log import writer_of
 from torchboard.cli.rebucket import rebucketed
 from torchboard.cli.survey import Survey
 from torchboard.errors import CorruptRecordError, RunInUseError
@@ -325,13 +326,9 @@ def _states(directory: str) -> dict[str, tuple[int, int, int]]:
 
 def _replaced(path: str) -> set[tuple[str, int]]:
     """Name and size of the files that a compacted file says it stands for; none if it is another file."""
-    for item in records(path, 1):
-        event = _event(item) if isinstance(item, Record) else None
-        writer = "" if event is None else event.source_metadata.writer
-        if writer.startswith(_WRITER):
-            return {(name, length) for name, length in json.loads(writer[len(_WRITER) :])}
-        break
-    return set()
+    writer = writer_of(path)
+    names = json.loads(writer[len(_WRITER) :]) if writer.startswith(_WRITER) else ()
+    return {(name, length) for name, length in names}
 
 
 def _check(path: str, expected: int) -> None:

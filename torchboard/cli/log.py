@@ -8,8 +8,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
+from google.protobuf.message import DecodeError
+
+from torchboard import proto
 from torchboard.cli.progress import progress
 from torchboard.errors import InvalidValueError
+from torchboard.eventfile.framing import Record
+from torchboard.eventfile.scanning import walk
 from torchboard.reader import Reader, read
 from torchboard.reader.index import RunIndex, event_files
 
@@ -38,6 +43,19 @@ def open_log(log_dir: str) -> Reader:
 def directory_of(reader: Reader, run: str) -> str:
     """Where the files of a run lie."""
     return os.path.normpath(os.path.join(reader.log_dir, run))
+
+
+def writer_of(path: str) -> str:
+    """Who wrote an event file, as its first record says; empty where that says nothing or is broken.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    first = next(walk(path), None)
+    try:
+        return proto.Event.FromString(first.data).source_metadata.writer if isinstance(first, Record) else ""
+    except DecodeError:
+        return ""
 
 
 def nbytes(paths: Iterable[str]) -> int:

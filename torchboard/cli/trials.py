@@ -8,12 +8,8 @@ no end nobody can tell whether it runs.
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
-
-from torchboard import proto
-from torchboard.cli.log import directory_of
+from torchboard.cli.log import directory_of, writer_of
 from torchboard.errors import TorchboardError
-from torchboard.eventfile.scanning import scan
 from torchboard.reader import Reader
 from torchboard.sink.ownership import is_owned
 from torchboard.values.hparams import SESSION_END_TAG, SESSION_START_TAG, SessionEnd
@@ -50,9 +46,8 @@ def is_running(reader: Reader, run: str) -> bool:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether torchboard wrote an event file, as the first record says."""
+    """Whether torchboard wrote an event file, be it in place of others that it has compacted."""
     try:
-        first = next(iter(scan(path)), None)
-        return first is not None and proto.Event.FromString(first.data).source_metadata.writer == "torchboard"
-    except (OSError, TorchboardError, DecodeError):
+        return writer_of(path).startswith("torchboard")
+    except OSError:
         return False

@@ -108,9 +108,8 @@ def _place(first: Node, leaves: dict[Scope, str], labels: dict[Scope, str]) -> t
 def _class(first: Node, leaves: dict[Scope, str], modules: dict[str, nn.Module]) -> str:
     if first.kind == "input":
         return "InputLayer"
-    if not _is_layer(first, leaves):
-        return _ascii(first.name)
-    return _description(modules[leaves[first.scope]])
+    module = modules.get(leaves[first.scope]) if _is_layer(first, leaves) else None
+    return _ascii(first.name) if module is None else _description(module)
 
 
 def _description(module: nn.Module) -> str:

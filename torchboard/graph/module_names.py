@@ -99,8 +99,8 @@ class KnownNames:
                     self._places.append((join(name, key), weakref.ref(module), key))
 
 
-def _ids(held: dict[str, object]) -> tuple[int, ...]:
-    return (*map(id, held.values()),) if held else ()
+def _ids(held: dict[str, object]) -> tuple[str | int, ...]:
+    return (*held.keys(), *map(id, held.values())) if held else ()
 
 
 def class_name(module: nn.Module) -> str:

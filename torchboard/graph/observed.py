@@ -55,6 +55,11 @@ class GraphRecorder:
         self._handles: list[RemovableHandle] = []
         self._turn = [True]
 
+    @property
+    def waits(self) -> bool:
+        """Whether the hooks are on."""
+        return bool(self._handles)
+
     def attach(self) -> None:
         """Puts the hooks on; does nothing while they are on. After a recording it starts a new one."""
         if self._handles:

@@ -121,6 +121,12 @@ def to_levels(array: np.ndarray) -> np.ndarray:
 
 
 def _put_levels(array: np.ndarray, target: np.ndarray) -> None:
+    """Puts the levels of an array in the target, channel by channel where those are not last: NumPy is quicker at that."""
+    channels = int(np.argmin(target.strides))
+    if channels < target.ndim - 1 and target.shape[channels] in MODES:
+        for plane, levels in zip(np.moveaxis(array, channels, 0), np.moveaxis(target, channels, 0)):
+            _put_levels(plane, levels)
+        return
     part = max(1, _PART_BYTES // max(1, array[0].nbytes))
     for start in range(0, len(array), part):
         target[start : start + part] = _levels(array[start : start + part])
@@ -160,7 +166,10 @@ def over_white(pixels: np.ndarray) -> np.ndarray:
     """uint8[…, 4] on a white ground: uint8[…, 3]."""
     color, alpha = pixels[..., :3], pixels[..., 3:]
     if alpha.min() == 255:
-        return np.ascontiguousarray(color)
+        opaque = np.empty(color.shape, np.uint8)
+        for channel in range(3):  # NumPy is quicker at that than at all three together
+            opaque[..., channel] = color[..., channel]
+        return opaque
     share = alpha / np.float32(255)
     return (color * share + 255 * (1 - share)).astype(np.uint8)
 

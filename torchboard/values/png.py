@@ -3,9 +3,8 @@
 A PNG stores for every pixel what is left after a guess from its neighbours, deflated: ``png_rows`` finds the way that suits
 the content. Pictures of few colours are stored as indices of a palette, a third of the data.
 
-A photograph of 512 x 512 x 3 takes about 16 ms of CPU time, a plot of 640 x 480 about 5. Nearly all of it is in NumPy
-operations and zlib calls over a million bytes at a time, which let other threads run; small pictures are worked on many
-at a time.
+A photograph of 512 x 512 x 3 takes about 13 ms of CPU time, a plot of 640 x 480 about 5. Nearly all of it is in zlib calls
+over a million bytes at a time and NumPy operations, which let other threads run; small pictures are worked on many at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +26,8 @@ MAX_COLORS = 256
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _INDEXED = 3
-_BAND_BYTES = 1 << 20
-"""Pixels are looked up that many bytes at a time: large arrays for NumPy, and little memory for a large picture."""
+_BAND_PIXELS = 1 << 16
+"""So many pixels are looked up at a time, which takes little memory for a large picture."""
 _PIXELS_A_COLOR = 8
 """A palette is not worth its three bytes a colour below so many pixels."""
 _LARGE_PALETTE, _DOUBTED_BYTES = 1 / 16, 1 << 18
@@ -100,32 +98,25 @@ def with_palette(pixels: np.ndarray, most: int = MAX_COLORS) -> tuple[np.ndarray
     """
     import PIL.Image
 
-    found = PIL.Image.fromarray(np.ascontiguousarray(pixels)).getcolors(most)
+    picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
+    found = picture.getcolors(most)
     if found is None:
         return None
     palette = np.array([color for _, color in found], np.uint8)
     palette = palette[np.lexsort((_packed(palette), palette @ np.array([299, 587, 114])))]
     index_of = np.zeros(1 << 24, np.uint8)  # zeroed memory that is never touched costs nothing
     index_of[_packed(palette)] = np.arange(len(palette))
-    index = np.empty(pixels.shape[:2], np.uint8)
-    for band in _bands(pixels):
-        index[band] = index_of[_packed(pixels[band])]
-    return palette, index
+    packed = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
+    index = np.empty(packed.size, np.uint8)
+    for start in range(0, packed.size, _BAND_PIXELS):
+        band = slice(start, start + _BAND_PIXELS)
+        index[band] = index_of[packed[band] & 0xFFFFFF]
+    return palette, index.reshape(pixels.shape[:2])
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:
-    """uint8[…, 3] as one number below 2^24 a colour."""
-    packed = colors[..., 0].astype(np.uint32)
-    for channel in (1, 2):
-        packed <<= 8
-        packed |= colors[..., channel]
-    return packed
-
-
-def _bands(rows: np.ndarray) -> Iterator[slice]:
-    """Slices of rows, from the first to the last."""
-    count = max(1, _BAND_BYTES // max(1, rows[0].nbytes))
-    return (slice(top, top + count) for top in range(0, len(rows), count))
+    """uint8[N, 3] as one number below 2^24 a colour."""
+    return np.pad(colors, ((0, 0), (0, 1))).view("<u4")[:, 0]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -275,6 +275,7 @@ def on_two_ranks(rank: int, directory: str) -> None:
         torch.save(result, f"{directory}/{name}-{rank}")
     torch.save((told, waits), f"{directory}/told-{rank}")
     torch.save(_other_version(rank), f"{directory}/other-{rank}")
+    torch.save(_other_progress(rank, directory), f"{directory}/progress-{rank}")
     torch.save(_sharded_rows(), f"{directory}/rows-{rank}")
     torch.save(_terms_on_several_ranks(), f"{directory}/terms-{rank}")
     torch.save(_scaled(), f"{directory}/scaled-{rank}")
@@ -496,6 +497,21 @@ def _other_version(rank: int):
     if monitor:
         monitor.close()
     return sink.kept, [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
+
+
+def _other_progress(rank: int, directory: str) -> tuple[list[int], list[str]]:
+    """Rank 0 says in ways of other versions how far its log has come; where rank 1 begins then, and what it is told."""
+    model, began = nn.Linear(2, 2), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for post in (b"{", b'{"laps": 2}', b'{"epochs": "two"}', b"[2]", b'{"epochs": 2, "purge_step": null}'):
+            if rank == 0:
+                Ranks(name_of(model), 60.0, greeting(model)).from_first("progress", post)
+                continue
+            with Monitor(model, f"{directory}/nothing", resume=True, write_graph=False) as monitor:
+                began.append(monitor.epoch)
+    dist.barrier()
+    return began, [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
 
 
 def _group(model: nn.Module) -> str:

@@ -196,6 +196,12 @@ def test_what_another_version_sends_is_told_and_left_out_of_what_is_written(two)
         assert kept["train", "units_dead/1", epoch] == 1.0 and kept["train", "epoch_loss", epoch] == 1.0
 
 
+def test_a_rank_to_which_another_version_says_where_to_go_on_is_told_and_looks_for_itself(two):
+    began, told = torch.load(two / "progress-1")
+    assert began == [0, 0, 0, 0, 2]
+    assert len(told) == 4 and all("rank 0 sent is no log of this version's" in message for message in told)
+
+
 def test_there_is_no_norm_of_gradients_whose_terms_lie_on_several_ranks_and_that_is_said(two):
     tags = torch.load(two / "terms-0")
     assert "monitor/left_out/gradient_norm" in tags and {"gradients/0/weight", "activations/0"} <= tags
