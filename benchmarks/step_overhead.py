@@ -5,8 +5,8 @@
 
 Every training is a process of its own on one thread. They take turns: some steps of the plain training, some of a watched one,
 and so on round after round, so that a ratio is between neighbours in time. The start (imports, the first batch, the
-recording of the graph) is not counted; the end of an epoch is, beside the steps. All jobs take about a quarter of an hour;
-one job alone is shown and not written to ``results``.
+recording of the graph) is not counted; the end of an epoch is, beside the steps. All jobs take about half an hour; one job
+alone replaces its own part of ``results``.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ AT_ONCE = {"resnet50": 2, "transformer": 2, "mobilenet": 2, "digits": 10, "layer
 OURS = (PLAIN, "uncaptured", "torchboard_10", "torchboard_1", "empty_1")
 LONGER = {"mobilenet": 10, "digits": 10, "layers": 10}
 """Turns of these are so many times as long, the plain ones beside them too: of steps this short a few say little."""
+MORE = {"resnet50": 3, "transformer": 3}
+"""Turns of ours are so many times as many: of three turns of a long step the median says little."""
 PAIRS = {"resnet50": 12, "transformer": 12, "mobilenet": 20, "digits": 60, "layers": 60, "compiled": 60}
 """Turns of the steps that are not captured, which differ little from plain ones."""
 
@@ -100,7 +102,7 @@ def report(job: str, rounds: int) -> str:
     """The measured table of one job."""
     rows, plains = [], []
     for variant in ORDER[job]:
-        number = PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds
+        number = PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds * (MORE.get(job, 1) if variant in OURS else 1)
         pairs, end = turns(job, variant, number)
         plains += [plain["cpu"] for plain, _ in pairs]
         milliseconds = 1e3 * statistics.median(ours["cpu"] for _, ours in pairs)
@@ -132,21 +134,22 @@ step that is not captured has hooks around the optimizer's step and counts metri
 differ by themselves is in the second row."""
 
 
+def written() -> dict[str, str]:
+    """The parts of the result that there is: of what job -> its table."""
+    _, *parts = (harness.RESULTS / "step_overhead.md").read_text().rstrip().split("\n\n## ")
+    return {part.partition("\n")[0]: f"## {part}" for part in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--job", choices=JOBS, help="this one alone, shown and not written")
+    parser.add_argument("--job", choices=JOBS, help="this one alone, in place of what there is of it")
     parser.add_argument("--rounds", type=int, default=0)
     options = parser.parse_args()
-    jobs = [options.job] if options.job else [job for job in JOBS if job != "compiled"]
-    parts = [INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "wandb", "torchlens"))]
-    for job in jobs:
-        parts.append(report(job, options.rounds or ROUNDS[job]))
-        if options.job:
-            print(parts[-1])
-        else:
-            harness.write_result(
-                "step_overhead", "\n\n".join(parts)
-            )  # after each: a run that is cut off leaves what it has
+    introduction = INTRODUCTION.format(machine=harness.machine("torch", "tensorboard", "wandb", "torchlens"))
+    parts = written() if options.job else {}
+    for job in [options.job] if options.job else [job for job in JOBS if job != "compiled"]:
+        parts[JOBS[job][0]] = report(job, options.rounds or ROUNDS[job])
+        harness.write_result("step_overhead", "\n\n".join([introduction, *parts.values()]))  # a run may be cut off
 
 
 if __name__ == "__main__":
