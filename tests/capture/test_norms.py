@@ -292,3 +292,14 @@ def test_a_fault_of_ours_never_leaves_an_optimizers_step(monkeypatch):
         monkeypatch.undo()
         with pytest.warns(TorchboardWarning, match="gradients and updates .* no memory"):
             monitor.log_epoch()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_whose_gradients_are_not_numbers_leaves_the_norm_of_the_others(scaled):
+    norms, weight = BackwardNorms(), nn.Parameter(torch.ones(2))
+    divisor = torch.tensor(2.0) if scaled else None
+    for values in ([3.0, 4.0], [math.nan, 1.0]):
+        weight.grad = torch.tensor(values) * (2 if scaled else 1)
+        norms.note([weight])
+        norms.step([("weight", weight)], divisor)
+    assert norms.collect().norm() == pytest.approx(5.0)

@@ -7,7 +7,10 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -342,3 +345,36 @@ def test_compiling_an_armed_model_breaks_no_graph_and_captures_nothing():
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     assert torch.equal(compiled(torch.ones(3, 2)), nn.functional.relu(net[0](torch.ones(3, 2))))
     assert recorder.error is None
+
+
+def test_a_gradient_that_comes_when_the_window_has_closed_is_not_recorded():
+    net, x = Net(), torch.randn(2, 1, 8, 8)
+    recorder = armed(net)
+    late = net(x).sum()
+    recorder.arm(False)
+    late.backward()
+    assert not [tag for tag in recorded(recorder) if tag.startswith("activation_gradients")]
+    recorder.arm(True)
+    late = net(x).sum()
+    recorder.arm(False)
+    recorder.arm(True)
+    late.backward()
+    assert not [tag for tag in recorded(recorder) if tag.startswith("activation_gradients")], "of another window"
+
+
+def test_which_part_of_an_output_is_here_is_told_in_every_epoch():
+    class Sharded(nn.Module):
+        def forward(self, x):
+            return distribute_tensor(x, mesh, [Shard(0)])
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        net = Sharded()
+        recorder = armed(net)
+        for _ in range(2):
+            net(torch.ones(3))
+            (snapshot,) = recorder.collect("train")
+            assert set(snapshot.parts) == {"activations/Sharded"}
+    finally:
+        dist.destroy_process_group()

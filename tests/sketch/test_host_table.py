@@ -58,6 +58,26 @@ def test_a_small_tensor_in_between_changes_nothing(on_host):
     assert _same(rows, 0, 2)
 
 
+@pytest.mark.parametrize("number", [1500, 9000, LARGE + 1])
+def test_another_tensor_in_between_is_not_taken_for_it(on_host, number):
+    table = _table()
+    values = torch.randn(LARGE)
+    table.observe_(0, values)
+    table.observe_(1, torch.randn(number).mul(100))
+    table.observe_(2, values)
+    rows = table.read()
+    assert _same(rows, 0, 2)
+
+
+def test_a_view_that_shows_each_element_twice_counts_them_twice(on_host):
+    table = _table()
+    values = torch.randn(LARGE)
+    table.observe_(0, values)
+    table.observe_(1, values.expand(2, LARGE))
+    table.observe_(2, values)
+    assert table.read().moments[:, layout.COUNT].tolist() == [LARGE, 2 * LARGE, LARGE]
+
+
 def test_a_thread_looks_for_itself_at_what_another_one_has_seen(on_host):
     table = _table()
     values = torch.randn(LARGE)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchboard.sketch import host, host_many, layout, reference
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_VERSION = 3_000_000 + 100 * layout.BINS + layout.SLOTS
+_VERSION = 4_000_000 + 100 * layout.BINS + layout.SLOTS
 """Of the code that fits this file."""
 
 _keys = torch._C._dispatch_keys

@@ -10,10 +10,10 @@ enum { AHEAD = 32 }; /* so many steps before they are read, lines of memory are 
 static const float *every_float(const Elements *all, int64_t step, int64_t first, int64_t number, float *buffer) {
     if (step == 1)
         return floats(all, first, number, buffer);
-    const float *x = (const float *)all->data + first * step;
     for (int64_t i = 0; i < number; i++) {
-        __builtin_prefetch(x + (i + AHEAD) * step);
-        buffer[i] = all->type == FLOAT32 ? x[i * step] : *floats(all, (first + i) * step, 1, buffer + i);
+        int64_t place = (first + i) * step, later = place + AHEAD * step;
+        __builtin_prefetch(all->data + (later < all->number ? later : place) * size_of(all->type));
+        buffer[i] = all->type == FLOAT32 ? ((const float *)all->data)[place] : *floats(all, place, 1, buffer + i);
     }
     return buffer;
 }

@@ -39,7 +39,7 @@ enum {
     NOT_DONE = -1,
 };
 /* Changes with what Python sees and with the numbers of layout.py. */
-enum { VERSION = 3000000 + BINS * 100 + SLOTS };
+enum { VERSION = 4000000 + BINS * 100 + SLOTS };
 static const int64_t WORTH_THREADS = 1 << 17, WORTH_A_THREAD = 1 << 16;
 
 typedef struct {
