@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from types import MappingProxyType
 
 from torch import nn
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.options import Capture
-from torchboard.capture.select import chosen_layers, nearest_root, scripted_layers
+from torchboard.capture.select import chosen_layers, first_names, nearest_root, scripted_layers
 from torchboard.graph.module_names import parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text
@@ -66,9 +65,8 @@ class LeftOut:
             yield f"TorchScript takes no hooks, so there is nothing of the outputs in {_listed(scripted)}"
 
         if self._unread:
-            named = ", ".join(f"`{tag}` ({what})" for tag, what in islice(self._unread.items(), _NAMED))
-            more = f" and {len(self._unread) - _NAMED:,} more" if len(self._unread) > _NAMED else ""
-            yield f"outputs that are no real numbers in memory cannot be measured: {named}{more}"
+            named = [f"`{tag}` ({what})" for tag, what in self._unread.items()]
+            yield f"outputs that are no real numbers in memory cannot be measured: {first_names(named, _NAMED)}"
 
     def _parameters(self) -> Iterator[str]:
         return (name for name, weight in parameter_names(self._model) if is_flat_shard(weight))

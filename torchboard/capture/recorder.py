@@ -15,7 +15,7 @@ from torchboard.capture.modes import any_on, transformed, unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
-from torchboard.capture.select import check_include, layers, tag
+from torchboard.capture.select import check_include, first_names, layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
@@ -88,10 +88,8 @@ class Recorder:
     def lost(self) -> Exception | None:
         """Which layers are not seen in compiled steps, or have lost their hook, if there are any."""
         if self._hooks.taken:
-            names = [*self._hooks.taken]
-            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             return InvalidValueError(
-                f"our hooks on {', '.join(names[:_NAMED])}{more}",
+                f"our hooks on {first_names([*self._hooks.taken], _NAMED)}",
                 "something took them away in a captured step, so that nothing was seen of these layers",
                 "take away only hooks of your own, by the handles that register_forward_hook gave",
             )

@@ -127,6 +127,12 @@ def nearest_names(name: object, known: Iterable[str], otherwise: Sequence[str] =
     return ", ".join(near[:_SHOWN])
 
 
+def first_names(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 @lru_cache(maxsize=1 << 16)
 def tag(kind: str, name: str) -> str:
     """``activations/layer1/0/conv1`` for ``activations`` and ``layer1.0.conv1``."""

@@ -89,18 +89,22 @@ class Sketches:
         them, in one call; gives the places of the others."""
         if not all(tensor.is_cpu for tensor in tensors):
             return [*range(len(tensors))]
-        return self._on_host(tags).read_many_(self._host_rows[tags], tensors) if tags else []
+        if not tags:
+            return []
+        table, rows = self._on_host(tags)
+        return table.read_many_(rows, tensors)
 
     def read_changes_(self, tags: tuple[str | None, ...], changes: Changes) -> list[int]:
         """Folds by how much tensors have changed into the sketches of their tags, in one call; gives the places of those that
         compiled code cannot fold."""
-        return self._on_host(tags).read_changes_(self._host_rows[tags], changes)
+        table, rows = self._on_host(tags)
+        return table.read_changes_(rows, changes)
 
-    def _on_host(self, tags: tuple[str | None, ...]) -> SketchTable:
-        """The table of the host, with rows for the tags, which are looked up once."""
+    def _on_host(self, tags: tuple[str | None, ...]) -> tuple[SketchTable, list[int]]:
+        """The table of the host, and its rows for the tags, which are looked up once."""
         if tags not in self._host_rows:
             self._host_rows[tags] = [-1 if tag is None else self.row(tag, _HOST).index for tag in tags]
-        return self._tables[_HOST]
+        return self._tables[_HOST], self._host_rows[tags]
 
     def collect(self) -> list[SketchSnapshot]:
         """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty.

@@ -10,10 +10,13 @@ the cost is one walk over the modules.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+_Ids = tuple[str | int, ...]
+"""What a module holds: the keys, and the ``id`` of each thing."""
 _WRAPPED_CHILD = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -44,12 +47,17 @@ def module_names(root: nn.Module) -> dict[nn.Module, str]:
 
 def parameter_names(root: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """``(dotted name, parameter)`` of every parameter in ``root``, in the order of its modules, each parameter once."""
-    named: dict[int, tuple[str, nn.Parameter]] = {}
+    return [(name, module._parameters[key]) for name, module, key in _parameter_places(root)]
+
+
+def _parameter_places(root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Dotted name, module and key of every parameter in ``root``, each parameter once."""
+    seen: set[int] = set()
     for module, name in module_names(root).items():
         for key, parameter in module._parameters.items():
-            if parameter is not None:
-                named.setdefault(id(parameter), (join(name, key), parameter))
-    return list(named.values())
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield join(name, key), module, key
 
 
 class KnownNames:
@@ -64,7 +72,7 @@ class KnownNames:
     def __init__(self, root: nn.Module) -> None:
         self.version = 0
         self._root = weakref.ref(root)
-        self._modules: list[tuple[weakref.ref[nn.Module], tuple[int, ...], tuple[int, ...]]] = []
+        self._modules: list[tuple[weakref.ref[nn.Module], _Ids, _Ids]] = []
         self._places: list[tuple[str, weakref.ref[nn.Module], str]] = []
 
     def look(self) -> int:
@@ -86,20 +94,14 @@ class KnownNames:
 
     def _walk(self) -> None:
         self.version += 1
-        self._modules, self._places, seen = [], [], set()
         root = self._root()
-        if root is None:
-            return
-        for module in root.modules():  # wrappers too
-            self._modules.append((weakref.ref(module), _ids(module._modules), _ids(module._parameters)))
-        for module, name in module_names(root).items():
-            for key, parameter in module._parameters.items():
-                if parameter is not None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    self._places.append((join(name, key), weakref.ref(module), key))
+        held = () if root is None else root.modules()  # wrappers too
+        self._modules = [(weakref.ref(module), _ids(module._modules), _ids(module._parameters)) for module in held]
+        places = () if root is None else _parameter_places(root)
+        self._places = [(name, weakref.ref(module), key) for name, module, key in places]
 
 
-def _ids(held: dict[str, object]) -> tuple[str | int, ...]:
+def _ids(held: dict[str, object]) -> _Ids:
     return (*held.keys(), *map(id, held.values())) if held else ()
 
 

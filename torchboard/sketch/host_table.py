@@ -49,7 +49,7 @@ class HostFolds:
         self._waiting: tuple[list[int], list[torch.Tensor]] = [], []
         self._elements = 0
         self._last: _Seen | None = None
-        self.use_(buffers)
+        self._buffers = buffers
 
     def use_(self, buffers: Buffers) -> None:
         """The rows lie here from now on; nothing may be waiting."""

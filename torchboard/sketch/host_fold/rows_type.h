@@ -95,7 +95,7 @@ static int add(Rows *self, int64_t row, PyObject *tensor, Elements all, int64_t 
         return 1;
     }
     now.serial = fold(row_at(self, row), all, times, threads());
-    Py_XSETREF(self->last.storage, NULL);
+    Py_CLEAR(self->last.storage);
     if (now.serial > 0)
         self->last = now;
     else
