@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import pytest
@@ -269,6 +270,67 @@ def test_nothing_is_told_of_where_an_epochs_only_captured_step_is_the_first():
             job.step()
             monitor.log_epoch()
     assert elements(sink, "activations")["head"] == [BATCH * 3] * 4
+
+
+class Taker:
+    """A compiled training with captured steps 0, 2 and 4, before one of which somebody takes hooks off a layer."""
+
+    def __init__(self, take, step: int, others: int = 0) -> None:
+        self.job, self.sink = Job("torch.compile(model)"), MemorySink()
+        self.job.compile()
+        for number in range(2):
+            if number:
+                self.monitor = Monitor(self.job.watched, sink=self.sink, capture=GRAPH, write_graph=False)
+            if others:
+                self.job.model.first.register_forward_hook(lambda *_: None)
+        self.order = [*self.job.model.first._forward_hooks]
+        for number in range(STEPS):
+            if number == step:
+                take(self.job.model.first)
+            self.job.step()
+
+    def end(self) -> list[int]:
+        """Ends the epoch; how many elements were seen of the layer's output in each."""
+        self.monitor.log_epoch()
+        return elements(self.sink, "activations").get("first", [])
+
+
+def all_hooks(layer):
+    layer._forward_hooks.clear()
+
+
+def the_dictionary(layer):
+    layer._forward_hooks = OrderedDict()
+
+
+def ours_among_others(layer):
+    del layer._forward_hooks[[*layer._forward_hooks][1]]
+
+
+TAKEN = [(all_hooks, 0, 2, 2), (all_hooks, 1, 3, 2), (all_hooks, 3, 3, 3), (all_hooks, 4, 2, 3)]
+TAKEN += [(the_dictionary, 3, 3, 3), (ours_among_others, 3, 3, 3), (ours_among_others, 4, 2, 3)]
+
+
+@pytest.mark.parametrize("take, step, seen, graphs", TAKEN)
+def test_hooks_that_somebody_takes_away_are_put_back_in_their_place_and_told_of(take, step, seen, graphs):
+    taker = Taker(take, step, others := 2 * (take is ours_among_others))
+    with pytest.warns(TorchboardWarning, match="our hooks on first: something took them away and steps without them"):
+        assert taker.end() == [seen * BATCH * SIZES["first"]]
+    assert taker.job.backend.frame_count == graphs, "one more for the step without them, and none for putting them back"
+    assert [*taker.job.model.first._forward_hooks] == taker.order
+    taker.monitor.close()
+    assert len(taker.job.model.first._forward_hooks) == others
+
+
+def test_a_layer_that_loses_its_hook_in_a_captured_step_is_not_seen_in_compiled_ones_again():
+    taker = Taker(all_hooks, 2)
+    with pytest.warns(TorchboardWarning, match="our hooks on first"):
+        assert taker.end() == [BATCH * SIZES["first"]], "the first captured step, which runs eagerly"
+    for _ in range(STEPS):
+        taker.job.step()
+    assert taker.end() == [BATCH * SIZES["first"]], "and it is told once"
+    assert elements(taker.sink, "activations")["head"] == [3 * BATCH * SIZES["head"]] * 2
+    taker.monitor.close()
 
 
 def test_an_older_torch_is_refused():

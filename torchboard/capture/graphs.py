@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from torchboard.capture.models import Models
+from torchboard.capture.models import Models, models_in
 from torchboard.errors import InvalidValueError
-from torchboard.graph.hooks import GuardedHook
 from torchboard.graph.joined import joined
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
-from torchboard.graph.module_names import unwrapped
 from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.observed_step import StepRecorder
@@ -40,8 +35,7 @@ class FirstPassGraph:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        parts = model._modules if isinstance(model, Models) else {"": model}
-        self._recorders = {key: GraphRecorder(part) for key, part in parts.items() if part is not None}
+        self._recorders = {key: GraphRecorder(part) for key, part in models_in(model).items()}
         self._recorded: set[str] = set()
         self._graphs: dict[str, Graph] = {}
         self._costs: LayerCosts | None = None
@@ -56,13 +50,13 @@ class FirstPassGraph:
     @property
     def waits(self) -> bool:
         """Whether there is a pass to be recorded still, and hooks sit on the model for it."""
-        return any(recorder.waits for recorder in self._recorders.values())
+        return bool(self.awaited)
 
-    def on_pass(self, action: Callable[[], object]) -> list[RemovableHandle]:
-        """Calls ``action`` when a pass of a model has gone through to its end, and been recorded."""
-        hook = GuardedHook(lambda *_: action(), lambda error: None)
-        parts = self._model._modules.values() if isinstance(self._model, Models) else (self._model,)
-        return [unwrapped(part).register_forward_hook(hook) for part in parts if part is not None]
+    @property
+    def awaited(self) -> dict[str, nn.Module]:
+        """Key -> the models of which a pass is to be recorded still, and on which hooks sit for it."""
+        parts = models_in(self._model)
+        return {key: parts[key] for key, recorder in self._recorders.items() if recorder.waits and key in parts}
 
     @property
     def costs(self) -> LayerCosts:

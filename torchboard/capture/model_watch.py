@@ -10,12 +10,12 @@ from typing import Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
+from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
@@ -78,7 +78,7 @@ class ModelWatch:
         self._faults: dict[str, Exception] = {}
         self._is_idle = False
         self._runs_eagerly = False
-        self._awaiting: list[RemovableHandle] | None = None
+        self._awaiting: NextPasses | None = None
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
         self._was_captured = self._reads = False
@@ -124,10 +124,8 @@ class ModelWatch:
         """Forward passes belong to ``phase`` from now on, and the first one is captured if asked for; gives the phase before."""
         before, self._recorder.phase = self._recorder.phase, phase
         self._recorder.arm(False)
-        if phase == TRAIN:
-            self._recorder.arm(self._parameters.armed)
-        elif capture:
-            self._recorder.arm_for_one_pass()
+        if self._parameters.armed if phase == TRAIN else capture:
+            self._hook_layers()
         self._record_phase(before, phase)
         return before
 
@@ -148,10 +146,8 @@ class ModelWatch:
                 graph.listen(True)
             if waits:
                 self._feature_maps.arm(True)
-            if armed and self.phase == TRAIN:
-                self._recorder.arm(True)
-            elif armed:
-                self._recorder.arm_for_one_pass()
+            if armed:
+                self._hook_layers()
 
     def end_batch(self) -> None:
         """A batch of training has ended: a step has too, if the weights changed since the last one ended."""
@@ -159,7 +155,7 @@ class ModelWatch:
         if self._weights.changed() or self._order.stepped:
             self._end_step()
         elif self._parameters.armed and self.phase == TRAIN:
-            self._recorder.arm(True)  # a window cannot open inside compiled code
+            self._hook_layers()  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, object]:
         """Tag suffix -> learning rate, of every optimizer seen so far."""
@@ -240,6 +236,17 @@ class ModelWatch:
         if self._step_graph is not None:
             self._step_graph.close()
 
+    def _hook_layers(self) -> None:
+        """For the rest of a window of training, or for one pass of another phase. Never raises."""
+        try:
+            if self.phase == TRAIN:
+                self._recorder.arm(True)
+            else:
+                self._recorder.arm_for_one_pass()
+        except Exception as error:  # of a user's predicate, say
+            self._faults.setdefault("layers", error)
+            self._recorder.arm(False)
+
     def _record_phase(self, before: str, phase: str) -> None:
         """The first pass of the phase is the next to be recorded; compiled code runs it eagerly, or is left alone."""
         self._end_awaiting()
@@ -255,19 +262,22 @@ class ModelWatch:
             self._await_pass(self._graphs[phase])
 
     def _await_pass(self, graph: FirstPassGraph) -> None:
-        """Compiled code runs eagerly until the pass has ended that a graph waits for: it must not meet the hooks."""
+        """Compiled code runs eagerly until the passes have ended that a graph waits for: it must not meet the hooks."""
         if not graph.waits or self._options.compiled == "skip":
             return
         if eager_windows.enter():
-            self._awaiting = graph.on_pass(lambda: graph.waits or self._end_awaiting())
+            failed = partial(self._faults.setdefault, "the graph")
+            self._awaiting = NextPasses(graph.awaited, lambda _: None, partial(self._end_awaiting, graph), failed)
         else:
             graph.listen(False)
 
-    def _end_awaiting(self) -> None:
-        handles, self._awaiting = self._awaiting, None
-        if handles is not None:
-            for handle in handles:
-                handle.remove()
+    def _end_awaiting(self, graph: FirstPassGraph | None = None) -> None:
+        """Passes of ``graph`` that did not come are waited for in the next phase of that name."""
+        awaiting, self._awaiting = self._awaiting, None
+        if awaiting is not None:
+            awaiting.close()
+            if graph is not None:
+                graph.listen(False)
             eager_windows.leave()
 
     def _run_eagerly(self, on: bool) -> None:

@@ -39,3 +39,14 @@ def as_model(model: object) -> nn.Module:
                 "give a name such as 'generator'",
             )
     return Models(model)
+
+
+def models_in(model: nn.Module) -> dict[str, nn.Module]:
+    """Key -> each model that is called by itself: those of several; a lone one has the empty key."""
+    parts = model._modules if isinstance(model, Models) else {"": model}
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def key_of(model: nn.Module, layer: str) -> str:
+    """The key, as in ``models_in``, of the model that the layer of this name is in."""
+    return layer.partition(".")[0] if isinstance(model, Models) else ""

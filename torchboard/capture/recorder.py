@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.gradient_tap import BackwardEnd, tap
 from torchboard.capture.layer_hooks import LayerHooks
+from torchboard.capture.models import key_of, models_in
 from torchboard.capture.modes import any_on, transformed, unseen
+from torchboard.capture.one_pass import NextPasses, PassHooks
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
-from torchboard.capture.select import check_include, first_names, layers, tag
+from torchboard.capture.select import check_include, layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
+from torchboard.capture.taken import hooks_taken
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
-from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.hooks import InertWhenCopied, in_backward
 
 TRAIN = "train"
 """The phase of the training passes."""
-_NAMED = 5
-"""Layers that an error names."""
 
 
 class Recorder:
@@ -73,7 +73,8 @@ class Recorder:
         self._sketches: dict[str, Sketches] = {}
         self.dead_units = DeadUnits(options)
         self._hooks = LayerHooks(model, options, lambda name: _ForwardHook(self, name))
-        self._pass_end: torch.utils.hooks.RemovableHandle | None = None
+        self._passes: NextPasses | None = None
+        self._pass_hooks: PassHooks | None = None
         self._window = 0
         self._open = 0  # the window in which gradients are recorded, if any
         self._runs_eagerly = False
@@ -82,18 +83,16 @@ class Recorder:
     @property
     def armed(self) -> bool:
         """Whether hooks record what layers put out."""
-        return self._hooks.are_on if self._in_graph is None else self._in_graph.armed
+        if self._in_graph is not None:
+            return self._in_graph.armed
+        return self._hooks.are_on or self._pass_hooks is not None
 
     @property
     def lost(self) -> Exception | None:
         """Which layers are not seen in compiled steps, or have lost their hook, if there are any."""
-        if self._hooks.taken:
-            return InvalidValueError(
-                f"our hooks on {first_names([*self._hooks.taken], _NAMED)}",
-                "something took them away in a captured step, so that nothing was seen of these layers",
-                "take away only hooks of your own, by the handles that register_forward_hook gave",
-            )
-        return self._in_graph.error if self._in_graph is not None else None
+        if self._in_graph is not None:
+            return self._in_graph.lost
+        return hooks_taken(self._hooks.taken, "in a captured step, so that nothing was seen of these layers")
 
     @property
     def _wanted(self) -> bool:
@@ -112,14 +111,26 @@ class Recorder:
         if on == self.armed and not (on and self._hooks.are_others()):
             return
         self._take_off()
-        if on and self._wanted:
-            self._put_on()
+        if on and self._wanted and self._opens():
+            self._hooks.put_on()
 
     def arm_for_one_pass(self) -> None:
-        """Puts the hooks on until the model's next forward pass has ended."""
-        self.arm(True)
+        """Puts the hooks on until the model's next forward pass has ended; of several models on each until its own has.
+
+        A model that does not run keeps its hooks until ``arm`` takes them off, or, where one of the models is compiled, until
+        another has run twice: compiled code runs eagerly meanwhile.
+        """
+        self.arm(False)
+        if self._in_graph is not None:
+            self._arm_in_graph(self._in_graph, True)
+        elif self._wanted and self._opens():
+            hooks = {hook.name: hook for hook in self._hooks}
+            found = [(name, layer) for name, layer in layers(self._model, self._options) if name in hooks]
+            self._pass_hooks = PassHooks((key_of(self._model, name), name, layer, hooks[name]) for name, layer in found)
         if self.armed:
-            self._pass_end = self._model.register_forward_hook(_PassEnd(self))
+            hooked = self._in_graph or self._pass_hooks
+            models = {key: model for key, model in models_in(self._model).items() if key in hooked.keys}
+            self._passes = NextPasses(models, hooked.take_off, lambda: self.arm(False), self._fail)
 
     def phases(self) -> list[str]:
         """The phases seen so far."""
@@ -135,8 +146,8 @@ class Recorder:
 
     def end_step(self) -> None:
         """A training step has ended."""
-        if self._in_graph is not None and not self._runs_eagerly:
-            self._in_graph.end_step()
+        if self._in_graph is not None:
+            self._in_graph.end_step(compiled=not self._runs_eagerly)
 
     def release(self) -> None:
         """Takes every hook away, those too that stay on between windows."""
@@ -183,6 +194,8 @@ class Recorder:
     def _arm_in_graph(self, hooks: InGraph, on: bool) -> None:
         """The first captured step runs eagerly, and passes of other phases."""
         on = on and self._wanted
+        if on or hooks.armed:
+            hooks.look()
         eagerly = on and not (self.phase == TRAIN and hooks.knows_rows)
         if eagerly == self._runs_eagerly and on == hooks.armed:
             return
@@ -197,23 +210,29 @@ class Recorder:
         self._open = 0
         if self._hooks.are_on:
             self._hooks.take_off()
-        if self._pass_end is not None:
-            self._pass_end.remove()
-            self._pass_end = None
+        if self._passes is not None:
+            self._passes.close()
+            self._passes = None
+        if self._pass_hooks is not None:
+            for key in self._pass_hooks.keys:
+                self._pass_hooks.take_off(key)
+            self._hooks.taken.update(self._pass_hooks.taken)
+            self._pass_hooks = None
         if self._runs_eagerly:
             self._runs_eagerly = False
             eager_windows.leave()
 
-    def _put_on(self) -> None:
+    def _opens(self) -> bool:
+        """Opens a window; False where there is no layer to put a hook on, or compiled code is running."""
         if not self._hooks.choose():
-            return
+            return False
         if self._options.compiled != "skip":
             self._runs_eagerly = eager_windows.enter()
             if not self._runs_eagerly:
-                return
+                return False
         self._window += 1
         self._open = self._window
-        self._hooks.put_on()
+        return True
 
     def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
         recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
@@ -308,19 +327,6 @@ class _ForwardHook(InertWhenCopied):
     def forget(self) -> None:
         """Sketches are collected: which part of a tensor is here has to be said again."""
         self._rows.clear()
-
-
-class _PassEnd(InertWhenCopied):
-    """Disarms when the model's forward pass has ended."""
-
-    __slots__ = ("_recorder",)
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
-        if not torch.compiler.is_compiling():
-            self._recorder.arm(False)
 
 
 class _GradientHook(InertWhenCopied):

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torchboard.sketch import host, host_many, layout, reference
 
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_VERSION = 4_000_000 + 100 * layout.BINS + layout.SLOTS
+_VERSION = 5_000_000 + 100 * layout.BINS + layout.SLOTS
 """Of the code that fits this file."""
 
 _keys = torch._C._dispatch_keys
@@ -59,7 +59,8 @@ def _load() -> Any:
         return None
     if library.VERSION != _VERSION:
         return None
-    library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE, torch.get_num_threads)
+    lender = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch 2.10 and later
+    library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE, torch.get_num_threads, lender)
     return library
 
 

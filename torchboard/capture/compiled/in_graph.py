@@ -12,20 +12,22 @@ device, and another for its gradient. Passes of other phases run eagerly too. A 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from torchboard.capture.compiled.checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
 from torchboard.capture.gradient_tap import BackwardEnd
+from torchboard.capture.models import key_of, models_in
 from torchboard.capture.modes import transformed
 from torchboard.capture.select import tag
 from torchboard.capture.sketches import SketchSnapshot, to_host
+from torchboard.capture.taken import hooks_taken
 from torchboard.graph.hooks import InertWhenCopied, in_backward
 from torchboard.graph.job import in_a_job
 from torchboard.sketch import ops
@@ -54,7 +56,7 @@ class GraphRow(NamedTuple):
 
 
 class Switch:
-    """The flag that all hooks of a model look at, and the compiler guards on."""
+    """The flag that all hooks of a model look at, and the compiler guards on; of several models each has its own."""
 
     __slots__ = ("armed",)
 
@@ -130,9 +132,6 @@ class InGraph:
 
     Raises:
         InvalidValueError: what ``check_graph_mode`` says.
-
-    Attributes:
-        error: which layers compiled steps showed nothing of, if there are any.
     """
 
     def __init__(
@@ -140,38 +139,79 @@ class InGraph:
     ) -> None:
         check_graph_mode(model)
         _prepare_compiler()
-        self.error: Exception | None = None
+        self._silent: Exception | None = None
+        self._taken: dict[str, None] = {}
         self._model = model
         self._backward_end = backward_end
-        self._switch = Switch()
+        self._switches = {key: Switch() for key in models_in(model)}
         self._hooks = {
-            name: GraphHook(self._switch, torch.compiler.disable(call)) for name, (_, call) in layers.items()
+            name: GraphHook(self._switches[key_of(model, name)], torch.compiler.disable(call))
+            for name, (_, call) in layers.items()
         }
-        self._handles = [layer.register_forward_hook(self._hooks[name]) for name, (layer, _) in layers.items()]
+        self._sites = {
+            name: (weakref.ref(layer), layer.register_forward_hook(self._hooks[name]).id)
+            for name, (layer, _) in layers.items()
+        }
         self._rows: dict[str, GraphRow] = {}
+        self._unmet = False  # whether a layer could not show its outputs in the eager step
         self._check = CompiledCheck(self._report)
 
     @property
     def armed(self) -> bool:
-        """Whether the hooks record."""
-        return self._switch.armed
+        """Whether hooks record."""
+        return any(switch.armed for switch in self._switches.values())
+
+    @property
+    def keys(self) -> list[str]:
+        """The models whose layers have hooks."""
+        return [*dict.fromkeys(key_of(self._model, name) for name in self._hooks)]
+
+    @property
+    def lost(self) -> Exception | None:
+        """Which layers have lost their hook, or compiled steps showed nothing of, if there are any."""
+        consequence = "and steps without them, and what was compiled in one, show nothing of these layers"
+        return hooks_taken(self._taken, consequence) or self._silent
 
     @property
     def knows_rows(self) -> bool:
         """Whether a step has shown which outputs there are."""
-        return bool(self._rows)
+        return bool(self._rows) and not self._unmet
+
+    def look(self) -> None:
+        """Puts the hooks back that somebody has taken away, each in its place; about 0.1 us a layer.
+
+        The compiler compiles nothing for that: code that has the hook in it fits as it did before it was gone. Code that was
+        compiled without it, in one step in between, fits still, and comes first: where that step was a captured one, compiled
+        captured steps show nothing more of the layer.
+        """
+        for name, (reference, key) in self._sites.items():
+            layer = reference()
+            if layer is None or key in layer._forward_hooks:
+                continue
+            hook = self._hooks[name]
+            self._unmet |= name not in self._taken and not (hook.outputs or hook.gradients)
+            self._taken[name] = None
+            behind = {later: layer._forward_hooks.pop(later) for later in [*layer._forward_hooks] if later > key}
+            layer._forward_hooks.update({key: hook, **behind})
 
     def arm(self, on: bool, compiled: bool = False) -> None:
         """Whether the hooks record from now on, and whether they do in compiled code."""
-        self._switch.armed = on
+        for switch in self._switches.values():
+            switch.armed = on
         (backward_ends.add if on and compiled else backward_ends.discard)(self._backward_end)
         if on and compiled:
             self._check.begin(self._moments())
 
-    def end_step(self) -> None:
-        """A training step has ended: whether compiled code calls the hooks can be told, once."""
-        if self.armed:
+    def take_off(self, key: str) -> None:
+        """The hooks of one model record nothing from now on."""
+        self._switches[key].armed = False
+
+    def end_step(self, compiled: bool) -> None:
+        """A captured training step has ended: whether compiled code calls the hooks can be told, once."""
+        if self.armed and compiled:
             self._check.end_step()
+        elif self.armed:
+            self._unmet = False
 
     def row(self, kind: str, layer: str, suffix: str, device: torch.device) -> GraphRow | None:
         """The row of an output or of its gradient, made when first asked for; None where it is on another device."""
@@ -193,17 +233,19 @@ class InGraph:
     def remove(self) -> None:
         """Takes the hooks away."""
         self.arm(False)
-        for handle in self._handles:
-            handle.remove()
+        for reference, key in self._sites.values():
+            layer = reference()
+            if layer is not None:
+                layer._forward_hooks.pop(key, None)
 
     def _moments(self) -> dict[str, Tensor]:
         return {tag_: row.moments for tag_, row in self._rows.items()}
 
     def _report(self, silent: list[str]) -> None:
-        self.error = silent_layers(self._model, silent)
+        self._silent = silent_layers(self._model, silent)
 
 
-backward_ends: WeakSet[BackwardEnd] = WeakSet()
+backward_ends: weakref.WeakSet[BackwardEnd] = weakref.WeakSet()
 """Who is told when a backward pass ends that a compiled graph has reported a gradient from."""
 
 

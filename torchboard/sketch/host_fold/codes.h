@@ -3,25 +3,40 @@
 
 #include "row.h"
 
+/* Sums in the making: each lane has eight of them, so that no addition waits for another. */
+typedef struct {
+    Doubles sums[4], squares[4];
+} Sums;
+
+ALWAYS_INLINE static void add_eight(Sums *sums, int lane, const float *x) {
+    Floats some;
+    memcpy(&some, x, sizeof some);
+    Doubles values = __builtin_convertvector(some, Doubles);
+    sums->sums[lane] += values;
+    sums->squares[lane] += values * values;
+}
+
+ALWAYS_INLINE static void add_one(Sums *sums, float x) {
+    sums->sums[0][0] += x;
+    sums->squares[0][0] += (double)x * x;
+}
+
+ALWAYS_INLINE static void give(const Sums *sums, double *sum, double *squares) {
+    for (int place = 0; place < 32; place++) {
+        *sum += sums->sums[place / 8][place % 8];
+        *squares += sums->squares[place / 8][place % 8];
+    }
+}
+
 FOR_EACH_CPU static void add_up(const float *x, int64_t number, double *sum, double *squares) {
-    Doubles sums[4] = {{0}}, products[4] = {{0}};
+    Sums sums = {0};
     int64_t i = 0;
     for (; i + 32 <= number; i += 32)
-        for (int lane = 0; lane < 4; lane++) {
-            Floats some;
-            memcpy(&some, x + i + 8 * lane, sizeof some);
-            Doubles values = __builtin_convertvector(some, Doubles);
-            sums[lane] += values;
-            products[lane] += values * values;
-        }
-    for (; i < number; i++) {
-        sums[0][0] += x[i];
-        products[0][0] += (double)x[i] * x[i];
-    }
-    for (int place = 0; place < 32; place++) {
-        *sum += sums[place / 8][place % 8];
-        *squares += products[place / 8][place % 8];
-    }
+        for (int lane = 0; lane < 4; lane++)
+            add_eight(&sums, lane, x + i + 8 * lane);
+    for (; i < number; i++)
+        add_one(&sums, x[i]);
+    give(&sums, sum, squares);
 }
 
 /* Codes of finite numbers. */
@@ -49,20 +64,50 @@ static Span span_of(const Found *found) {
                : (Span){(int)((found->least + 1) >> (24 - MANTISSA_BITS)), (int)(bits >> (23 - MANTISSA_BITS))};
 }
 
-/* Counts codes, the neighbours apart; meanwhile the memory that is read next comes nearer. */
+/* Counts eight codes, the neighbours apart. */
+ALWAYS_INLINE static void count_eight(const uint16_t *codes, uint32_t *even, uint32_t *odd) {
+    for (int i = 0; i < 8; i += 2) {
+        even[codes[i]]++;
+        odd[codes[i + 1]]++;
+    }
+}
+
+/* Counts codes; meanwhile the memory that is read next comes nearer. */
 static void count(const uint16_t *codes, int64_t number, uint32_t *even, uint32_t *odd, const char *next) {
     int64_t i = 0;
-    for (; i + 4 <= number; i += 4) {
-        uint64_t four;
+    for (; i + 8 <= number; i += 8) {
         __builtin_prefetch(next + 4 * i);
-        memcpy(&four, codes + i, sizeof four);
-        even[four & 0xffff]++;
-        odd[four >> 16 & 0xffff]++;
-        even[four >> 32 & 0xffff]++;
-        odd[four >> 48]++;
+        count_eight(codes + i, even, odd);
     }
     for (; i < number; i++)
         even[codes[i]]++;
+}
+
+/* Keeps the compiler from carrying counters in registers, and over the stack, to the end of a loop. */
+#define KEEP_IN_MEMORY(COUNTERS) __asm__ volatile("" : "+m"(*(uint32_t(*)[CODES])(COUNTERS)))
+
+/* Counts codes and adds up the numbers they are of: nothing but the counters' way to memory takes time. The table comes as two
+ * addresses, since to find a thread's own memory takes a call. */
+FOR_EACH_CPU static void count_and_add_up(const float *x, const uint16_t *codes, int64_t number, uint32_t *table[2],
+                                          const char *next, Found *found) {
+    uint32_t *even = table[0], *odd = table[1];
+    Sums sums = {0};
+    int64_t i = 0;
+    for (; i + 32 <= number; i += 32) {
+        for (int lane = 0; lane < 4; lane++) {
+            if (lane % 2 == 0)
+                __builtin_prefetch(next + 4 * (i + 8 * lane));
+            add_eight(&sums, lane, x + i + 8 * lane);
+            count_eight(codes + i + 8 * lane, even, odd);
+        }
+        KEEP_IN_MEMORY(even);
+        KEEP_IN_MEMORY(odd);
+    }
+    for (; i < number; i++) {
+        add_one(&sums, x[i]);
+        even[codes[i]]++;
+    }
+    give(&sums, &found->sum, &found->squares);
 }
 
 static void clear_table(void) {
@@ -78,17 +123,18 @@ static int64_t look_at(const Elements *all, Found *found) {
     int few = all->number <= FEW;
     int64_t codes = 0;
     float *buffer = scratch.piece.narrow;
+    uint32_t *table[2] = {scratch.table[0], scratch.table[1]};
     if (!few)
         clear_table();
     for (int64_t first = 0; first < all->number; first += PIECE) {
         int64_t number = piece_at(all, first);
         const float *x = look_float(floats(all, first, number, buffer), &number, buffer, found);
-        add_up(x, number, &found->sum, &found->squares);
         encode(x, number, scratch.codes, found);
-        if (few)
+        if (few) {
+            add_up(x, number, &found->sum, &found->squares);
             codes = number;
-        else
-            count(scratch.codes, number, scratch.table[0], scratch.table[1], behind(all, first));
+        } else
+            count_and_add_up(x, scratch.codes, number, table, behind(all, first), found);
     }
     if (!few)
         scratch.used = span_of(found);
@@ -145,12 +191,22 @@ __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL
 
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 
+/* What OpenMP of torch's kind runs a function with; NULL where there is none. A look-up by name takes as long as a small fold. */
+static Parallel parallel(void) {
+    static Parallel found;
+    if (!found)
+        found = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    return found;
+}
+
 static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
-    Parallel parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    if (all->number < WORTH_THREADS || threads < 2 || forked)
+        return 0;
     int64_t most = all->number / WORTH_A_THREAD;
     threads = threads < most ? threads : (int)most;
     threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-    if (forked || !parallel || threads < 2 || all->number < WORTH_THREADS)
+    Parallel run = parallel();
+    if (!run)
         return 0;
     Parts parts = {.number = threads, .next = 0};
     int64_t each = (all->number + threads - 1) / threads;
@@ -159,7 +215,7 @@ static int look_at_in_parallel(const Elements *all, Found *found, int threads) {
         parts.parts[place].elements =
             (Elements){all->data + first * size_of(all->type), left < each ? left : each, all->type};
     }
-    parallel(work, &parts, (unsigned)threads, 0);
+    run(work, &parts, (unsigned)threads, 0);
     if (parts.next < parts.number) /* fewer threads came than were asked for */
         return 0;
     for (int place = 0; place < threads; place++) {

@@ -108,7 +108,11 @@ static int64_t piece_at(const Elements *all, int64_t first) {
     return all->number - first < PIECE ? all->number - first : PIECE;
 }
 
-static const char *behind(const Elements *all, int64_t first) { return all->data + (first + PIECE) * size_of(all->type); }
+/* What is read after a piece; the piece itself if that is the last. */
+static const char *behind(const Elements *all, int64_t first) {
+    int64_t next = first + PIECE < all->number ? first + PIECE : first;
+    return all->data + next * size_of(all->type);
+}
 
 static Found extremes_of(const Elements *all, int64_t number) {
     Found found = NOTHING;

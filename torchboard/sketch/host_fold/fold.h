@@ -33,7 +33,8 @@ static void take(Row *row, Found found, int64_t number, int64_t codes, int64_t t
     add_figures(row, &found, number, times, 0.0, scale);
 }
 
-FOR_EACH_CPU static void add_doubles(const double *x, int64_t number, double pivot, double scale, Found *found) {
+FOR_EACH_CPU static void add_doubles(const double *x, int64_t number, uint16_t *codes, double pivot, double scale,
+                                     Found *found) {
     const double lowest = 0x1p-39, highest = 0x1p24; /* BINADES_ABOVE - BINADES, BINADES_ABOVE */
     const int64_t first = (int64_t)(1023 + BINADES_ABOVE - BINADES) << MANTISSA_BITS;
     int64_t spike = 0, zeros = 0;
@@ -44,7 +45,7 @@ FOR_EACH_CPU static void add_doubles(const double *x, int64_t number, double piv
         magnitude = magnitude > highest ? highest : magnitude;
         memcpy(&bits, &magnitude, sizeof bits);
         int64_t bin = (bits >> (52 - MANTISSA_BITS)) - first + (distance < 0 ? SIDE : 0);
-        scratch.codes[i] = (uint16_t)(equal ? ZERO_BINS + i % ZERO_PLACES : bin);
+        codes[i] = (uint16_t)(equal ? ZERO_BINS + i % ZERO_PLACES : bin);
         spike += equal;
         zeros += x[i] == 0;
     }
@@ -73,7 +74,7 @@ FOR_EACH_CPU static void add_doubles(const double *x, int64_t number, double piv
 /* Adds elements that are all the same number, but for the specials among them. */
 static void add_constant(Row *row, const Elements *all, int64_t times, double pivot, double scale, Found *found) {
     int64_t finite = all->number - found->nan - found->pos_inf - found->neg_inf;
-    add_doubles(&found->low, 1, pivot, scale, found);
+    add_doubles(&found->low, 1, scratch.codes, pivot, scale, found);
     add_each(row->counts, scratch.codes, 1, found->spike, finite * times);
     found->spike *= finite;
     found->zeros *= finite;
@@ -101,7 +102,7 @@ static int64_t fold_doubles(Row *row, const Elements *all, int64_t times, double
                 Found known = NOTHING;
                 if (specials)
                     x = look_double(x, &number, scratch.piece.wide, &known);
-                add_doubles(x, number, pivot, scale, &found);
+                add_doubles(x, number, scratch.codes, pivot, scale, &found);
                 if (few)
                     add_each(row->counts, scratch.codes, number, found.spike, times);
                 else

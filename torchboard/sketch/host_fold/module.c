@@ -42,11 +42,13 @@ static PyObject *widen_all(PyObject *module, PyObject *const *arguments, Py_ssiz
     Py_RETURN_TRUE;
 }
 
-/* setup(Tensor, Parameter, kinds, keys_of, dense, threads) */
+/* setup(Tensor, Parameter, kinds, keys_of, dense, threads, lender) */
 static PyObject *setup(PyObject *module, PyObject *arguments) {
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "O!O!O!OO!O", &PyType_Type, &torch.tensor, &PyType_Type, &torch.parameter, &PyDict_Type,
-                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense, &torch.threads))
+    PyObject *offer;
+    if (!PyArg_ParseTuple(arguments, "O!O!O!OO!OO", &PyType_Type, &torch.tensor, &PyType_Type, &torch.parameter, &PyDict_Type,
+                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense, &torch.threads, &offer) ||
+        !lend_from(offer))
         return NULL;
     Py_INCREF(arguments); /* for as long as the process runs, with all that is in it */
     Py_RETURN_NONE;
@@ -67,6 +69,7 @@ static int have_names(void) {
     names.dtype = PyUnicode_InternFromString("dtype");
     names.raw_repr = PyUnicode_InternFromString("raw_repr");
     names.is_contiguous = PyUnicode_InternFromString("is_contiguous");
+    names.is_neg = PyUnicode_InternFromString("is_neg");
     names.numel = PyUnicode_InternFromString("numel");
     names.data_ptr = PyUnicode_InternFromString("data_ptr");
     names.is_inference = PyUnicode_InternFromString("is_inference");

@@ -14,6 +14,7 @@
 #else
 #define FOR_EACH_CPU
 #endif
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
 enum { MANTISSA_BITS = 5, BINADES = 63, BINADES_ABOVE = 24 };
 enum { SIDE = (BINADES << MANTISSA_BITS) + 1, BINS = 2 * SIDE };
@@ -32,14 +33,14 @@ enum {
     BLOCK = 16,                                   /* counters that are skipped together where all are zero */
     BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
     PIECE = 4096,
-    FEW = 1024,                                   /* up to here a row's own counters are faster than counters beside it */
+    FEW = 256,                                   /* up to here a row's own counters are faster than counters beside it */
     SMALL = 4 * PIECE,                            /* up to here what is counted is not kept for another row */
     SAMPLE = 1024,
     MOST_THREADS = 64,
     NOT_DONE = -1,
 };
 /* Changes with what Python sees and with the numbers of layout.py. */
-enum { VERSION = 4000000 + BINS * 100 + SLOTS };
+enum { VERSION = 5000000 + BINS * 100 + SLOTS };
 static const int64_t WORTH_THREADS = 1 << 17, WORTH_A_THREAD = 1 << 16;
 
 typedef struct {
@@ -85,5 +86,7 @@ static int64_t last_serial;
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef double Doubles __attribute__((vector_size(64)));
+typedef uint32_t Counters __attribute__((vector_size(BLOCK * 4)));
+typedef int64_t Bins __attribute__((vector_size(BLOCK * 8)));
 
 static const Found NOTHING = {.low = INFINITY, .high = -INFINITY, .least = UINT32_MAX};

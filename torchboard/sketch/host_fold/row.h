@@ -76,23 +76,38 @@ static void add_figures(Row *row, const Found *found, int64_t number, int64_t ti
     mine[MAX] = fmax(mine[MAX], found->high);
 }
 
-FOR_EACH_CPU static int any(const uint32_t *one, const uint32_t *other) {
-    uint32_t met = 0;
-    for (int place = 0; place < BLOCK; place++)
-        met |= one[place] | other[place];
-    return met != 0;
+/* What two blocks of counters add up to; 0 if that is nothing. */
+ALWAYS_INLINE static int add_blocks(const uint32_t *one, const uint32_t *other, Counters *sum) {
+    Counters more;
+    uint64_t pairs[BLOCK / 2];
+    memcpy(sum, one, sizeof *sum);
+    memcpy(&more, other, sizeof more);
+    *sum += more;
+    memcpy(pairs, sum, sizeof pairs);
+    return ((pairs[0] | pairs[1]) | (pairs[2] | pairs[3]) | (pairs[4] | pairs[5]) | (pairs[6] | pairs[7])) != 0;
 }
 
 static void clear_bins(void) { memset(scratch.bins, 0, sizeof scratch.bins); }
 
+/* Adds a block of counters to as many bins. */
+ALWAYS_INLINE static void add_block(int64_t *bins, const Counters *met, int64_t times) {
+    Bins before;
+    memcpy(&before, bins, sizeof before);
+    before += __builtin_convertvector(*met, Bins) * times;
+    memcpy(bins, &before, sizeof before);
+}
+
 /* Adds this thread's bins to a row's, touching none that nothing is for. */
-static void add_bins(int64_t *counts, int64_t times) {
-    for (int block = 0; block < BINS; block += BLOCK) {
-        int behind = block + BLOCK <= BINS ? block + BLOCK : BINS;
-        if (any(scratch.bins[0] + block, scratch.bins[1] + block))
-            for (int bin = block; bin < behind; bin++)
-                counts[bin] += (int64_t)(scratch.bins[0][bin] + scratch.bins[1][bin]) * times;
-    }
+FOR_EACH_CPU static void add_bins(int64_t *counts, int64_t times) {
+    Counters met;
+    for (int block = 0; block < BINS; block += BLOCK)
+        if (add_blocks(scratch.bins[0] + block, scratch.bins[1] + block, &met)) {
+            if (block + BLOCK <= BINS)
+                add_block(counts + block, &met, times);
+            else
+                for (int bin = block; bin < BINS; bin++)
+                    counts[bin] += (int64_t)met[bin - block] * times;
+        }
 }
 
 /* Counts the bins of few elements in the row itself, but for those of zeros, which no row has. */
@@ -114,14 +129,23 @@ static int first_code(double scale) { return scale ? (-ilogb(scale) - LOWEST_UNI
 
 static int bin_of(int code, int first) { return code < first ? 0 : code - first < SIDE ? code - first : SIDE - 1; }
 
-static void add_table(int64_t *counts, int first, int64_t times) {
+/* Adds this thread's codes to a row's bins, touching none that nothing is for. A block of codes lies in the bins whole, or below
+ * or above them. */
+FOR_EACH_CPU static void add_table(int64_t *counts, int first, int64_t times) {
+    const int behind = first + SIDE - 1;
+    const Span used = scratch.used;
     for (int side = 0; side < 2; side++) {
-        int from = scratch.used.first / BLOCK * BLOCK;
-        for (int block = side * SIGN + from; block <= side * SIGN + scratch.used.last; block += BLOCK)
-            if (any(scratch.table[0] + block, scratch.table[1] + block))
-                for (int code = block; code < block + BLOCK; code++) {
-                    int64_t met = (int64_t)scratch.table[0][code] + scratch.table[1][code];
-                    counts[side * SIDE + bin_of(code - side * SIGN, first)] += met * times;
-                }
+        const uint32_t *one = scratch.table[0] + side * SIGN, *other = scratch.table[1] + side * SIGN;
+        int64_t *bins = counts + side * SIDE;
+        for (int block = used.first / BLOCK * BLOCK; block <= used.last; block += BLOCK) {
+            Counters met;
+            if (!add_blocks(one + block, other + block, &met))
+                continue;
+            if (first <= block && block < behind)
+                add_block(bins + block - first, &met, times);
+            else
+                for (int code = 0; code < BLOCK; code++)
+                    bins[bin_of(block + code, first)] += (int64_t)met[code] * times;
+        }
     }
 }

@@ -1,7 +1,7 @@
-/* What of a tensor compiled code can read where it lies. It is asked by the methods that all versions of torch have: with
- * torch's headers a build would be for one of them. */
+/* What of a tensor compiled code can read where it lies. With torch's headers a build would be for one of its versions: so a
+ * tensor is asked by DLPack, in one call, or by the methods that all versions have. */
 
-#include "units.h"
+#include "lending.h"
 
 /* Given once, by ``setup``. */
 static struct {
@@ -13,7 +13,7 @@ static struct {
 } torch;
 
 static struct {
-    PyObject *dtype, *raw_repr, *is_contiguous, *is_inference, *numel, *data_ptr, *version, *untyped_storage;
+    PyObject *dtype, *raw_repr, *is_contiguous, *is_neg, *is_inference, *numel, *data_ptr, *version, *untyped_storage;
 } names;
 
 /* Takes the reference. */
@@ -53,18 +53,23 @@ static int says_yes(PyObject *tensor, PyObject *method) {
     return answer == Py_True;
 }
 
+static int is_plain(PyObject *tensor) { return Py_TYPE(tensor) == torch.tensor || Py_TYPE(tensor) == torch.parameter; }
+
+static int ask(PyObject *tensor, Elements *all) {
+    all->type = kind_of(tensor);
+    if (all->type < 0 || !is_dense(tensor) || !says_yes(tensor, names.is_contiguous))
+        return 0;
+    all->number = number_of(PyObject_CallMethodNoArgs(tensor, names.numel));
+    all->data = (const char *)(intptr_t)number_of(PyObject_CallMethodNoArgs(tensor, names.data_ptr));
+    return !PyErr_Occurred();
+}
+
 /* The elements of a plain tensor of floats without gaps in the host's memory; 0, and no exception, for anything else. */
 static int elements_of(PyObject *tensor, Elements *all) {
-    if (Py_TYPE(tensor) != torch.tensor && Py_TYPE(tensor) != torch.parameter)
+    if (!is_plain(tensor))
         return 0;
-    all->type = kind_of(tensor);
-    if (all->type >= 0 && is_dense(tensor) && says_yes(tensor, names.is_contiguous)) {
-        all->number = number_of(PyObject_CallMethodNoArgs(tensor, names.numel));
-        all->data = (const char *)(intptr_t)number_of(PyObject_CallMethodNoArgs(tensor, names.data_ptr));
-        int has_memory = all->data || !all->number; /* it may have been given back */
-        if (!PyErr_Occurred() && has_memory && (uintptr_t)all->data % (uintptr_t)size_of(all->type) == 0)
-            return 1;
-    }
+    int known = lender ? borrow(tensor, all) && !says_yes(tensor, names.is_neg) : ask(tensor, all);
+    int has_memory = known && (all->data || !all->number); /* it may have been given back */
     PyErr_Clear();
-    return 0;
+    return has_memory && (uintptr_t)all->data % (uintptr_t)size_of(all->type) == 0;
 }
