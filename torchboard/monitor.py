@@ -230,7 +230,8 @@ class Monitor(AnalysisMethods, NotebookMethods):
     def phase(self, name: str) -> Iterator[Monitor]:
         """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``.
 
-        The layers' outputs of the first forward pass inside are captured, in epochs that write histograms.
+        The layers' outputs of the first forward pass inside, of several models of that of each, are captured, in epochs that write
+        histograms.
 
         Raises:
             TagError: the name is not one of a directory below the log directory.

@@ -161,7 +161,7 @@ def test_a_pass_of_several_replicas_ends_when_all_have_run():
         monitor.log_epoch()
     assert captured(sink) == {key: [2 * size for size in sizes] for key, sizes in counts("maker").items()}
     told: list = []
-    passes = NextPasses({"maker": wrapper}, told.append, lambda: told.append("over"), told.append)
+    passes = NextPasses({"maker": wrapper}, ["maker"], told.append, lambda: told.append("over"), told.append)
     wrapper.module(rows())
     passes.close()
     assert told == ["maker", "over"] and not hooked(wrapper)
@@ -175,19 +175,26 @@ def trained(models, steps: int = 1) -> None:
         optimizer.step()
 
 
-def test_compiled_models_run_compiled_again_when_one_runs_twice_and_the_other_not_at_all():
+def test_compiled_models_run_compiled_again_when_one_runs_some_times_and_the_other_not_at_all():
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return lambda *args: ran.append(1) or graph(*args)
+
     torch._dynamo.reset()
-    sink, backend, frames = MemorySink(), CompileCounterWithBackend("eager"), []
+    sink, graphs, ran, counted = MemorySink(), [], [], []
     models = {key: torch.compile(model, backend=backend) for key, model in two().items()}
     with Monitor(models, sink=sink) as monitor:
         trained(models)
         for _ in range(2):
             with monitor.phase("validation"), torch.no_grad():
-                for _ in range(4):
+                for _ in range(10):
                     models["maker"](rows())
-                    frames.append(backend.frame_count)
+                    counted.append(len(ran))
+                assert not hooked(models["judge"])
             monitor.log_epoch()
-    assert frames == [0, 0, 1, 1, 1, 1, 1, 1], "one graph, and none again for hooks"
+            trained(models)
+    assert counted == [*[0] * 8, 1, 2, *[2] * 8, 3, 4]
+    assert len(graphs) == 1, "nothing is compiled again for hooks"
     assert captured(sink) == {key: 2 * sizes for key, sizes in counts("maker").items()}
 
 
@@ -202,10 +209,12 @@ def test_captured_steps_that_stay_compiled_have_the_same_phases():
             model.compile(backend=backend, fullgraph=True)
         trained(models, 4)
         with monitor.phase("validation"):
-            frames = [models["maker"](rows()) is not None and backend.frame_count for _ in range(2)]
-            models["judge"](rows())
+            frames = []
+            for name in ("maker", "maker", "judge", "maker"):
+                models[name](rows())
+                frames.append(backend.frame_count)
         monitor.log_epoch()
-    assert frames == [4, 4], "each has a graph, and one with the measuring"
+    assert frames == [4, 4, 4, 4], "each has a graph, and one with the measuring"
     assert captured(sink) == counts("maker", "judge")
     assert captured(sink, "train") == {key: [2 * size for size in sizes] for key, sizes in captured(sink).items()}
 

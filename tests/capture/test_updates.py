@@ -32,7 +32,7 @@ def taken(updates: Updates) -> dict[str, torch.Tensor]:
     """The changes, those too that compiled code folds: where they lie is looked up, and what the sketch says of them."""
     parameters, compiled = updates._on_host or ([], None)
     sketches = Sketches()
-    found = dict(updates.take(sketches, str))
+    found = dict(updates.take(sketches, tuple))
     (rows,) = sketches.collect() or (None,)
     tags, moments = (rows.tags, rows.moments()[0]) if rows else ((), ())
     for place, (name, weight) in enumerate(parameters):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -127,13 +128,13 @@ class BackwardNorms:
         self._squares: dict[int, float] = {}
         self._parts: dict[str, tuple[GradientPart, ...]] = {}
         self._sums: dict[str, Tensor] = {}
+        self._host_sums: dict[str, list[float]] = {}
         self._is_known = True
 
     def note(self, parameters: Iterable[nn.Parameter]) -> None:
         """A backward pass has ended. One call for gradients that compiled code can read in the host's memory, else two
         launches; waits for nothing."""
-        gradients = {id(weight): weight.grad for weight in parameters}
-        gradients = {key: gradient for key, gradient in gradients.items() if gradient is not None}
+        gradients = {id(weight): gradient for weight in parameters if (gradient := weight.grad) is not None}
         squares = squares_of([*gradients.values()])
         self._norms, self._squares = {}, {} if squares is None else dict(zip(gradients, squares))
         if squares is None:
@@ -157,17 +158,23 @@ class BackwardNorms:
         if squares is None:
             self._is_known = self._is_known and not used  # the other norm is of this step too
             return
-        if isinstance(squares, list) and divisor is None:  # numbers of the host, which need no launches
-            counts = not math.isnan(sum(squares))
-            entry = torch.tensor([*squares, 1.0] if counts else [0.0] * (len(squares) + 1), dtype=torch.float64)
-        else:
-            on_device = squares if isinstance(squares, Tensor) else torch.tensor(squares, dtype=torch.float64)
-            entry = _entry(on_device, divisor)
-        group = blake2b("\0".join(name for name, _ in used).encode(), digest_size=8).hexdigest()
+        group = _group(tuple([name for name, _ in used]))
         if group not in self._parts:
             self._parts[group] = tuple(_part(name, weight.grad) for name, weight in used)
+        if isinstance(squares, list) and divisor is None:  # numbers of the host, which need no launches
+            self._add_on_host(group, squares)
+            return
+        on_device = squares if isinstance(squares, Tensor) else torch.tensor(squares, dtype=torch.float64)
+        self._add(group, _entry(on_device, divisor))
+
+    def _add_on_host(self, group: str, squares: list[float]) -> None:
+        known = self._host_sums.setdefault(group, [0.0] * (len(squares) + 1))
+        if not math.isnan(sum(squares)):
+            self._host_sums[group] = [total + square for total, square in zip(known, [*squares, 1.0])]
+
+    def _add(self, group: str, entry: Tensor) -> None:
         known = self._sums.get(group)
-        self._sums[group] = entry if known is None else known + entry
+        self._sums[group] = entry if known is None else known + entry.to(known.device, non_blocking=True)
 
     def _take(self, keys: list[int]) -> list[float] | Tensor | None:
         """The squares of the norms of these parameters' gradients, each of which is taken once; None where one is not known."""
@@ -179,12 +186,19 @@ class BackwardNorms:
 
     def collect(self) -> BackwardSums:
         """What there is since the last call; begins anew."""
-        sums = BackwardSums(
-            self._parts if self._is_known else {}, HostCopy([*self._sums.values()] if self._is_known else [])
-        )
+        for group, totals in self._host_sums.items():
+            self._add(group, torch.tensor(totals, dtype=torch.float64))
+        parts = self._parts if self._is_known else {}
+        sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]))
         self._is_known = True
-        self._norms, self._squares, self._parts, self._sums = {}, {}, {}, {}
+        self._norms, self._squares, self._parts, self._sums, self._host_sums = {}, {}, {}, {}, {}
         return sums
+
+
+@lru_cache(maxsize=128)
+def _group(names: tuple[str, ...]) -> str:
+    """What gradients of these names are known as on all ranks."""
+    return blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
 
 
 def _entry(squares: Tensor, divisor: Tensor | None) -> Tensor:

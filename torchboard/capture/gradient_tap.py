@@ -27,7 +27,8 @@ def tap(output: Tensor, report: Callable[[Tensor | None], None]) -> None:
         base.register_hook(_BaseHook(report))
     history = output.grad_fn  # of a view it is brought up to date here
     if type(output) is Tensor and output._backward_hooks is None:  # what ``register_hook`` does, without a handle
-        output._backward_hooks = OrderedDict({report: report})
+        output._backward_hooks = hooks = OrderedDict()
+        hooks[report] = report
         history._register_hook_dict(output)
     else:
         output.register_hook(report)

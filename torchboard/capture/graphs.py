@@ -6,6 +6,7 @@ from torch import nn
 
 from torchboard.capture.models import Models, models_in
 from torchboard.errors import InvalidValueError
+from torchboard.graph.eager import compiled_modules
 from torchboard.graph.joined import joined
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
 from torchboard.graph.nodes import Graph
@@ -53,10 +54,9 @@ class FirstPassGraph:
         return bool(self.awaited)
 
     @property
-    def awaited(self) -> dict[str, nn.Module]:
-        """Key -> the models of which a pass is to be recorded still, and on which hooks sit for it."""
-        parts = models_in(self._model)
-        return {key: parts[key] for key, recorder in self._recorders.items() if recorder.waits and key in parts}
+    def awaited(self) -> list[str]:
+        """The keys of the models of which a pass is to be recorded still."""
+        return [key for key, recorder in self._recorders.items() if recorder.waits]
 
     @property
     def costs(self) -> LayerCosts:
@@ -68,10 +68,11 @@ class FirstPassGraph:
         known(span for layer in self._costs.layers for span in layer.spans)
         return self._costs
 
-    def listen(self, on: bool) -> None:
-        """Whether the next pass may be recorded; it never is twice."""
+    def listen(self, on: bool, eagerly: bool = True) -> None:
+        """Whether the next pass may be recorded; it never is twice. That of a compiled model only where it runs ``eagerly``."""
+        parts = models_in(self._model)
         for key, recorder in self._recorders.items():
-            if not on:
+            if not on or not eagerly and compiled_modules(parts[key]):
                 recorder.detach()
             elif key not in self._recorded and recorder.graph is None and recorder.error is None:
                 recorder.attach()

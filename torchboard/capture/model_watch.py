@@ -15,6 +15,7 @@ from torchboard.capture.figures import Figures
 from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
+from torchboard.capture.models import models_in
 from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
@@ -115,7 +116,7 @@ class ModelWatch:
         self._parameters.arm(on)
         if self._feature_maps is not None:
             self._feature_maps.arm(on)
-        waits = bool(self._graphs) and self._order.is_first
+        waits = self._waits_for_graph()
         waits = waits or self._feature_maps is not None and self._feature_maps.waits
         waits = waits or self._step_graph is not None and self._step_graph.waits
         self._run_eagerly(waits and self._options.compiled != "skip")
@@ -142,8 +143,10 @@ class ModelWatch:
         try:
             yield self._model
         finally:
-            for graph in filter(None, graphs):
-                graph.listen(True)
+            if self.phase in self._graphs:
+                self._graphs[self.phase].listen(True, self._runs_first_passes)
+            if self._step_graph is not None and self.phase == TRAIN:
+                self._step_graph.listen(True)
             if waits:
                 self._feature_maps.arm(True)
             if armed:
@@ -154,7 +157,7 @@ class ModelWatch:
         self._order.takes_more = False
         if self._weights.changed() or self._order.stepped:
             self._end_step()
-        elif self._parameters.armed and self.phase == TRAIN:
+        elif self._parameters.armed and self.phase == TRAIN and not self._recorder.armed:
             self._hook_layers()  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, object]:
@@ -255,19 +258,36 @@ class ModelWatch:
         if before in self._graphs:
             self._graphs[before].listen(False)
         if phase in self._graphs:
-            self._graphs[phase].listen(True)
+            self._graphs[phase].listen(True, phase != TRAIN or self._runs_first_passes)
         elif self._graphs and not (self._options.compiled == "skip" and compiled_modules(self._model)):
             self._graphs[phase] = FirstPassGraph(self._model)
         if phase != TRAIN and phase in self._graphs:
             self._await_pass(self._graphs[phase])
+
+    def _waits_for_graph(self) -> bool:
+        """Whether the step that begins runs eagerly for a first pass: the first one, and, as not all of several models may run
+        in that, captured ones, until they have."""
+        if not self._graphs or self._order.is_first:
+            return bool(self._graphs)
+        graph, eagerly = self._graphs[TRAIN], self._runs_first_passes
+        if graph.waits or eagerly:
+            graph.listen(self.phase == TRAIN, eagerly)
+        return eagerly and graph.waits
+
+    @property
+    def _runs_first_passes(self) -> bool:
+        """Whether compiled code runs eagerly now where a graph may wait for it."""
+        if self.phase != TRAIN:
+            return self._awaiting is not None
+        return self._order.is_first or self._parameters.armed and self._options.compiled == "eager"
 
     def _await_pass(self, graph: FirstPassGraph) -> None:
         """Compiled code runs eagerly until the passes have ended that a graph waits for: it must not meet the hooks."""
         if not graph.waits or self._options.compiled == "skip":
             return
         if eager_windows.enter():
-            failed = partial(self._faults.setdefault, "the graph")
-            self._awaiting = NextPasses(graph.awaited, lambda _: None, partial(self._end_awaiting, graph), failed)
+            over, failed = partial(self._end_awaiting, graph), partial(self._faults.setdefault, "the graph")
+            self._awaiting = NextPasses(models_in(self._model), graph.awaited, lambda _: None, over, failed)
         else:
             graph.listen(False)
 
@@ -277,7 +297,7 @@ class ModelWatch:
         if awaiting is not None:
             awaiting.close()
             if graph is not None:
-                graph.listen(False)
+                graph.listen(True, eagerly=False)
             eager_windows.leave()
 
     def _run_eagerly(self, on: bool) -> None:

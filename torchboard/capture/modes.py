@@ -30,7 +30,7 @@ def unseen() -> AbstractContextManager[None]:
 
 def any_on() -> bool:
     """Whether a function mode, a dispatch mode or a function transform is on."""
-    return bool(_dispatch_modes() or _function_modes() or _transform() is not None)
+    return _dispatch_modes() > 0 or _function_modes() > 0 or _transform() is not None
 
 
 @contextmanager

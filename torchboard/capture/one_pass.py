@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from math import inf
 from typing import Any
 
 from torch import nn
@@ -15,35 +17,37 @@ from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import unwrapped
 
 Hook = Callable[[nn.Module, tuple, Any], None]
+_PATIENCE = 8
+"""Passes of one model, all of which run eagerly, in which others have to run."""
 
 
 class NextPasses:
     """Tells when each of some models has run, whether it is called through its wrapper or past it.
 
     What it leaves on each model until ``close`` is a forward hook. Where one of them is compiled, which runs eagerly meanwhile,
-    it is over, too, when a model runs for the second time: a model that is not called at all would hold up the others.
+    it is over, too, when a model has run some times before others have at all: those may never be called.
 
     Args:
         models: key -> model.
-        ended: called with the key when the first pass of a model has ended.
-        over: called when all have run, or are waited for no longer.
-        failed: called with what these raise.
-
-    Attributes:
-        awaited: the keys of those that have not run.
+        awaited: the keys of those that are waited for.
+        ended: called with the key when the first pass of one of these has ended.
+        over: called when all of these have run, or are waited for no longer.
+        failed: called with what these two raise.
     """
 
     def __init__(
         self,
         models: Mapping[str, nn.Module],
+        awaited: Iterable[str],
         ended: Callable[[str], object],
         over: Callable[[], object],
         failed: Callable[[Exception], object],
     ) -> None:
-        self.awaited = dict.fromkeys(models)
+        self._awaited = set(awaited)
         self._ended = ended
         self._over = over
-        self._takes_turns = any(compiled_modules(model) for model in models.values())
+        self._runs: Counter[str] = Counter()
+        self._most_runs = _PATIENCE if any(compiled_modules(model) for model in models.values()) else inf
         self._handles = [
             place.register_forward_hook(GuardedHook(partial(self._passed, key, place), failed))
             for key, model in models.items()
@@ -59,14 +63,11 @@ class NextPasses:
     def _passed(self, key: str, place: nn.Module, module: nn.Module, *_: Any) -> None:
         if module is not place or in_backward():  # a replica of it, or a pass that a checkpoint runs again
             return
-        if key in self.awaited:
-            del self.awaited[key]
+        self._runs[key] += 1
+        if key in self._awaited:
+            self._awaited.discard(key)
             self._ended(key)
-        elif not self._takes_turns:
-            return
-        else:
-            self.awaited.clear()
-        if not self.awaited:
+        if not self._awaited or self._runs[key] >= self._most_runs:
             self._over()
 
 
@@ -94,7 +95,8 @@ class PassHooks:
     def take_off(self, key: str) -> None:
         """The layers of a model have none any more."""
         for name, handle in self._handles.pop(key, ()):
-            if handle.id not in (handle.hooks_dict_ref() or ()):
+            hooks = handle.hooks_dict_ref()  # None of a layer that has gone
+            if hooks is not None and handle.id not in hooks:
                 self.taken[name] = None
             handle.remove()
 

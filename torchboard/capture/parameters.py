@@ -15,8 +15,9 @@ from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
 from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
-from torchboard.capture.select import tag
+from torchboard.capture.select import tag, tags
 from torchboard.capture.sketches import Sketches, SketchSnapshot
+from torchboard.capture.steps import parameters_of
 from torchboard.capture.tensors import observable
 from torchboard.capture.updates import Updates, sample
 from torchboard.errors import InvalidValueError
@@ -25,6 +26,7 @@ from torchboard.graph.module_names import KnownNames, parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Pending, Text
 
+_Named = tuple[str, nn.Parameter]
 WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
 
 
@@ -86,7 +88,7 @@ class Parameters:
             return
         try:
             with torch.no_grad():
-                self._met = self._named()
+                self._met = self._told(self._names.parameters_known())
                 self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
             self._fail(error)
@@ -107,9 +109,9 @@ class Parameters:
             with torch.no_grad():
                 held = self._held(optimizer)
                 if not closure:
-                    self._read_gradients(optimizer, held, scale)
+                    held = self._read_gradients(optimizer, held, scale)
                 if self._options.updates:
-                    for name, weight in self._updates.note([each for each in held if _will_change(each[1], closure)]):
+                    for name, weight in self._updates.note([each for each in held if each[1].requires_grad]):
                         self._sketches.mark(tag("updates", name), weight)
         except Exception as error:
             self._fail(error)
@@ -122,8 +124,8 @@ class Parameters:
             with torch.no_grad():
                 if closure:
                     self._read_gradients(optimizer, self._held(optimizer), None)
-                left = self._updates.take(self._sketches, self._tag_of_update)
-                self._observe("updates", [name for name, _ in left], [change for _, change in left])
+                left = self._updates.take(self._sketches, self._tags_of_updates)
+                self._observe("updates", tuple([name for name, _ in left]), [change for _, change in left])
         except Exception as error:
             self._fail(error)
 
@@ -136,7 +138,7 @@ class Parameters:
         with torch.no_grad():
             if self._options.parameters:
                 named = self._named()
-                self._observe("parameters", [name for name, _ in named], [weight for _, weight in named])
+                self._observe("parameters", tuple([name for name, _ in named]), [weight for _, weight in named])
             elif self._options.updates:
                 for name, weight in self._named():
                     self._weights.mark(tag("parameters", name), weight)
@@ -145,39 +147,46 @@ class Parameters:
         sketches = self._sketches.collect()
         return [*sketches, self._norms([*sketches, *self._weights.collect()]), *self._silent()]
 
-    def _held(self, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
-        owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        met, self._met = self._met or self._named(), []
-        return [(name, weight) for name, weight in met if id(weight) in owned]
+    def _held(self, optimizer: Optimizer) -> list[_Named]:
+        """The model's parameters that an optimizer holds. The model is looked at anew where these are not all of its own."""
+        owned = {id(parameter) for parameter in parameters_of(optimizer)}
+        met, self._met = self._met or self._told(self._names.parameters_known()), []
+        held = [entry for entry in met if id(entry[1]) in owned]
+        return held if len(held) == len(owned) else [entry for entry in self._named() if id(entry[1]) in owned]
 
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
+    def _named(self) -> list[_Named]:
         """The parameters that can be told what they are of, by name."""
-        named = self._names.parameters()
-        return [(name, weight) for name, weight in named if not is_flat_shard(weight)] if in_a_job() else named
+        return self._told(self._names.parameters())
 
-    def _read_gradients(self, optimizer: Optimizer, held: list[tuple[str, nn.Parameter]], scale: Tensor | None) -> None:
+    @staticmethod
+    def _told(named: list[_Named]) -> list[_Named]:
+        return [entry for entry in named if not is_flat_shard(entry[1])] if in_a_job() else named
+
+    def _read_gradients(self, optimizer: Optimizer, held: list[_Named], scale: Tensor | None) -> list[_Named]:
+        """Gives those that have a gradient."""
         gradients = [weight.grad for _, weight in held]
         used = [entry for entry, gradient in zip(held, gradients) if gradient is not None]
         if len(used) < len(held):
             silent = (entry for entry, gradient in zip(held, gradients) if gradient is None)
             self._without.update((name, None) for name, weight in silent if weight.requires_grad)
             gradients = [gradient for gradient in gradients if gradient is not None]
-        names = [name for name, _ in used]
+        names = tuple([name for name, _ in used])
         self._steps.update(names)
         self._sizes.update((name, weight.numel()) for name, weight in used if name not in self._sizes)
         for name, gradient in zip(names, gradients):
             if gradient.layout is torch.sparse_coo:
                 self._sparse[name] += gradient._values().numel()
         if not self._options.gradients:
-            return
+            return used
         divisor = self._divisor(optimizer, getattr(optimizer, "grad_scale", None))
         if divisor is None:
             self._observe("gradients", names, gradients)
         else:
             for name, gradient in zip(names, gradients):  # one by one, so that only one copy is held at a time
-                self._observe("gradients", [name], [gradient / divisor])
+                self._observe("gradients", (name,), [gradient / divisor])
         divisor = divisor if scale is None else self._divisor(optimizer, scale)
         self._backward.step(used, divisor)
+        return used
 
     def _divisor(self, optimizer: Optimizer, scale: Tensor | None) -> Tensor | None:
         """What to take off gradients that were multiplied with ``scale``; NaN where the device will skip the step.
@@ -208,23 +217,23 @@ class Parameters:
         text = Text("No gradient in this epoch's captured steps: " + ", ".join(silent))
         return [Figures(((WITHOUT_GRADIENT, text),))]
 
-    def _observe(self, kind: str, names: list[str], tensors: list[Tensor]) -> None:
-        tags, others = tuple([tag(kind, name) for name in names]), []
-        for place in self._sketches.read_(tags, tensors):
+    def _observe(self, kind: str, names: tuple[str, ...], tensors: list[Tensor]) -> None:
+        own, others = tags(kind, names), []
+        for place in self._sketches.read_(own, tensors):
             local = observable(tensors[place])
             if local is not tensors[place]:
-                self._sketches.mark(tags[place], tensors[place])
+                self._sketches.mark(own[place], tensors[place])
             if local is not None:
-                others.append((tags[place], local))
+                others.append((own[place], local))
         self._sketches.observe_(others)
 
-    def _tag_of_update(self, name: str) -> str | None:
-        return tag("updates", name) if name in self._steps else None
+    def _tags_of_updates(self, names: tuple[str, ...]) -> tuple[str | None, ...]:
+        """None for a parameter that had no gradient at any of the steps."""
+        own = tags("updates", names)
+        if all(map(self._steps.__contains__, names)):
+            return own
+        return tuple(tag if name in self._steps else None for tag, name in zip(own, names))
 
     def _fail(self, error: Exception) -> None:
         self.error = error
         self.arm(False)
-
-
-def _will_change(weight: nn.Parameter, closure: bool) -> bool:
-    return weight.requires_grad and (closure or weight.grad is not None)

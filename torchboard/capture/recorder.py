@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from threading import RLock
 
 import torch
@@ -118,7 +119,7 @@ class Recorder:
         """Puts the hooks on until the model's next forward pass has ended; of several models on each until its own has.
 
         A model that does not run keeps its hooks until ``arm`` takes them off, or, where one of the models is compiled, until
-        another has run twice: compiled code runs eagerly meanwhile.
+        another has run eight times: compiled code runs eagerly meanwhile.
         """
         self.arm(False)
         if self._in_graph is not None:
@@ -129,8 +130,8 @@ class Recorder:
             self._pass_hooks = PassHooks((key_of(self._model, name), name, layer, hooks[name]) for name, layer in found)
         if self.armed:
             hooked = self._in_graph or self._pass_hooks
-            models = {key: model for key, model in models_in(self._model).items() if key in hooked.keys}
-            self._passes = NextPasses(models, hooked.take_off, lambda: self.arm(False), self._fail)
+            over = partial(self.arm, False)
+            self._passes = NextPasses(models_in(self._model), hooked.keys, hooked.take_off, over, self._fail)
 
     def phases(self) -> list[str]:
         """The phases seen so far."""
@@ -235,34 +236,33 @@ class Recorder:
         return True
 
     def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
+        options = self._options
         recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
         if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
             self.dead_units.observe(hook.name, module, output)
         for suffix, tensor in tensors_in(output):
-            if self._options.activations and not recomputed:
+            if options.activations and not recomputed:
                 hook.observe(OUTPUTS, suffix, tensor)
-            if self._options.gradients and differentiable and not tensor.is_leaf:
+            if options.gradients and differentiable and not tensor.is_leaf:
                 if self._in_graph is not None and (local := observable(tensor)) is not None:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
-                tap(tensor, _GradientHook(self, hook, suffix, self._window))
+                tap(tensor, partial(self._observe_gradient, hook, suffix, self._window))
 
-    def observe_gradient(self, hook: _ForwardHook, suffix: str, window: int, gradient: Tensor) -> None:
+    def _observe_gradient(self, hook: _ForwardHook, suffix: str, window: int, gradient: Tensor | None) -> None:
         """Records the gradient of one output of one layer, what of it is here, if its window is open; never raises."""
-        if window != self._open:
+        if window != self._open or gradient is None:
             return
         try:
             with self._lock:
                 if self._overhead.limit is None and not any_on():
-                    self._observe_gradient(hook, suffix, gradient)
-                    return
-                with self._overhead, unseen():
-                    self._observe_gradient(hook, suffix, gradient)
+                    seen = hook.observe(GRADIENTS, suffix, gradient)
+                else:
+                    with self._overhead, unseen():
+                        seen = hook.observe(GRADIENTS, suffix, gradient)
+                if seen:
+                    self._backward_end.expect()
         except Exception as error:
             self._fail(error)
-
-    def _observe_gradient(self, hook: _ForwardHook, suffix: str, gradient: Tensor) -> None:
-        if hook.observe(GRADIENTS, suffix, gradient):
-            self._backward_end.expect()
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -327,19 +327,3 @@ class _ForwardHook(InertWhenCopied):
     def forget(self) -> None:
         """Sketches are collected: which part of a tensor is here has to be said again."""
         self._rows.clear()
-
-
-class _GradientHook(InertWhenCopied):
-    """What sits on an output of a layer. It takes the gradient to the recorder, which asks whether the window is open."""
-
-    __slots__ = ("_hook", "_recorder", "_suffix", "_window")
-
-    def __init__(self, recorder: Recorder, hook: _ForwardHook, suffix: str, window: int) -> None:
-        self._recorder = recorder
-        self._hook = hook
-        self._suffix = suffix
-        self._window = window
-
-    def __call__(self, gradient: Tensor | None) -> None:
-        if gradient is not None:
-            self._recorder.observe_gradient(self._hook, self._suffix, self._window, gradient)

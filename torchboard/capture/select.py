@@ -139,6 +139,12 @@ def tag(kind: str, name: str) -> str:
     return f"{kind}/{tag_path(name)}"
 
 
+@lru_cache(maxsize=128)
+def tags(kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The tag of each name; those of the last names are kept."""
+    return tuple(tag(kind, name) for name in names)
+
+
 def tag_path(name: str) -> str:
     """The name of a layer or parameter as it stands in tags: no two have the same, for a slash of its own becomes ``%2F``."""
     return name.replace("/", "%2F").replace(".", "/")

@@ -22,6 +22,8 @@ from torchboard.sketch.table import SketchTable, sketch_of
 from torchboard.values import Histogram, Scalar, Value
 
 _HOST = torch.device("cpu")
+_MOST_KEPT = 128
+"""Lists of rows that are kept: a model may use other parameters at every step."""
 
 
 class Row(NamedTuple):
@@ -102,9 +104,12 @@ class Sketches:
 
     def _on_host(self, tags: tuple[str | None, ...]) -> tuple[SketchTable, list[int]]:
         """The table of the host, and its rows for the tags, which are looked up once."""
-        if tags not in self._host_rows:
-            self._host_rows[tags] = [-1 if tag is None else self.row(tag, _HOST).index for tag in tags]
-        return self._tables[_HOST], self._host_rows[tags]
+        rows = self._host_rows.get(tags)
+        if rows is None:
+            if len(self._host_rows) == _MOST_KEPT:
+                self._host_rows.clear()
+            rows = self._host_rows[tags] = [-1 if tag is None else self.row(tag, _HOST).index for tag in tags]
+        return self._tables[_HOST], rows
 
     def collect(self) -> list[SketchSnapshot]:
         """Starts the copy of all sketches to the host, one snapshot a device; the sketches begin anew, empty.

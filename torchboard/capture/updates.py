@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from torchboard.capture.tensors import observable
 from torchboard.sketch.host_compiled import Changes, changes_of
 from torchboard.sketch.reference import storage_order
 
+_TagsOf = Callable[[tuple[str, ...]], tuple[str | None, ...]]
 SAMPLE = 65_536
 """Most elements that are read of one parameter."""
 
@@ -76,7 +78,7 @@ class Updates:
         self._before = [_Noted(*entry, _address(*entry[1:]), before) for entry, before in zip(read, negated)]
         return others
 
-    def take(self, sketches: Sketches, tag_of: Callable[[str], str | None]) -> list[tuple[str, Tensor]]:
+    def take(self, sketches: Sketches, tags_of: _TagsOf) -> list[tuple[str, Tensor]]:
         """Folds the change of every parameter noted into its sketch, after the step, or gives its name and its change where
         compiled code cannot; begins anew. One launch for all.
 
@@ -84,18 +86,19 @@ class Updates:
 
         Args:
             sketches: where changes are folded into.
-            tag_of: name -> tag of the sketch; None for a parameter that is not wanted.
+            tags_of: names -> tags of the sketches; None for a parameter that is not wanted.
         """
         on_host, noted = self._on_host, self._before
         self.clear()
-        after = [(entry, values) for entry in noted if tag_of(entry.name) and (values := entry.now()) is not None]
+        wanted = zip(noted, tags_of(tuple([entry.name for entry in noted])))
+        after = [(entry, values) for entry, tag in wanted if tag is not None and (values := entry.now()) is not None]
         changes = [entry.negated for entry, _ in after]
         if changes:
             torch._foreach_add_(changes, [values for _, values in after])
         found = [(entry.name, change) for (entry, _), change in zip(after, changes)]
         if on_host is not None:
             parameters, changed = on_host
-            for place in sketches.read_changes_(tuple(tag_of(name) for name, _ in parameters), changed):
+            for place in sketches.read_changes_(tags_of(tuple([name for name, _ in parameters])), changed):
                 name, parameter = parameters[place]
                 kind = torch.float64 if parameter.dtype is torch.float64 else torch.float32
                 found.append((name, torch.frombuffer(bytearray(changed.values(place)), dtype=kind)))
@@ -124,6 +127,7 @@ def sample(parameter: Tensor) -> Tensor | None:
     return values if stride == 1 else storage_order(values)[0][::stride]
 
 
+@lru_cache(maxsize=1024)
 def _stride(elements: int) -> int:
     stride = -(-elements // SAMPLE)
     while stride > 1 and math.gcd(stride, elements) > 1:

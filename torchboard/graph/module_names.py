@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from itertools import chain
+from operator import attrgetter
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-_Ids = tuple[str | int, ...]
-"""What a module holds: the keys, and the ``id`` of each thing."""
+_Held = tuple[list[int], list[str], list[int]]
+"""What modules hold: how many things each, under which keys, and the ``id`` of each thing."""
 _WRAPPED_CHILD = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
@@ -63,7 +65,7 @@ def _parameter_places(root: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 class KnownNames:
     """The names of one model, walked anew where a module has come, gone, or holds other children or parameters.
 
-    One look at each module tells, a quarter of a walk. Nothing is kept alive.
+    One look at all modules tells, a tenth of a walk. Nothing is kept alive.
 
     Attributes:
         version: how often the names were found to be others.
@@ -72,37 +74,50 @@ class KnownNames:
     def __init__(self, root: nn.Module) -> None:
         self.version = 0
         self._root = weakref.ref(root)
-        self._modules: list[tuple[weakref.ref[nn.Module], _Ids, _Ids]] = []
+        self._modules: list[weakref.ref[nn.Module]] = []
+        self._held: _Held | None = None
         self._places: list[tuple[str, weakref.ref[nn.Module], str]] = []
 
     def look(self) -> int:
         """Looks at the modules; gives the version."""
-        for reference, children, weights in self._modules:
-            module = reference()
-            if module is None or (_ids(module._modules), _ids(module._parameters)) != (children, weights):
-                break
-        else:
-            if self._modules:
-                return self.version
-        self._walk()
+        modules = [reference() for reference in self._modules]
+        if None in modules or self._held != _held_by(modules):
+            self._walk()
         return self.version
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """``parameter_names`` of the model."""
         self.look()
-        return [(name, reference()._parameters[key]) for name, reference, key in self._places]
+        return [*self._now()]
+
+    def parameters_known(self) -> list[tuple[str, nn.Parameter]]:
+        """The same without a look: those that have come since are missing, and one may be there twice."""
+        return [*self._now()] if self.version else self.parameters()
+
+    def _now(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, reference, key in self._places:
+            module = reference()
+            if module is not None and key in module._parameters and (parameter := module._parameters[key]) is not None:
+                yield name, parameter
 
     def _walk(self) -> None:
         self.version += 1
         root = self._root()
-        held = () if root is None else root.modules()  # wrappers too
-        self._modules = [(weakref.ref(module), _ids(module._modules), _ids(module._parameters)) for module in held]
+        modules = [] if root is None else [*root.modules()]  # wrappers too
+        self._modules = [weakref.ref(module) for module in modules]
+        self._held = _held_by(modules)
         places = () if root is None else _parameter_places(root)
         self._places = [(name, weakref.ref(module), key) for name, module, key in places]
 
 
-def _ids(held: dict[str, object]) -> _Ids:
-    return (*held.keys(), *map(id, held.values())) if held else ()
+def _held_by(modules: list[nn.Module]) -> _Held:
+    held = [*map(_children, modules), *map(_weights, modules)]
+    some = [things for things in held if things]
+    keys, values = [things.keys() for things in some], [things.values() for things in some]
+    return [*map(len, held)], [*chain.from_iterable(keys)], [*map(id, chain.from_iterable(values))]
+
+
+_children, _weights = attrgetter("_modules"), attrgetter("_parameters")
 
 
 def class_name(module: nn.Module) -> str:

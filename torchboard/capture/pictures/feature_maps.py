@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
+from torchboard.capture.models import Models, key_of, models_in
 from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.pictures.attention import AttentionMode, WholeFunctions
@@ -25,12 +27,15 @@ from torchboard.capture.pictures.pending import PictureSnapshot
 from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
+from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import GuardedHook, InertWhenCopied
 from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass
 
 _MAX_PICTURES = 100
 """Layers shown, evenly spread, and attentions, where the options do not name layers."""
+_PATIENCE = 8
+"""Captured steps that a model is waited for."""
 
 
 class FeatureMaps:
@@ -38,64 +43,94 @@ class FeatureMaps:
 
     The probe is the first example of the first batch that the model sees in training, or one that is given. The pass
     runs in evaluation mode without gradients and leaves modes, buffers and the random state as they were; a model that
-    cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``.
+    cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``. Of several
+    models each has a probe and a pass of its own.
 
     Args:
         model: its convolutions, blocks and attentions are shown.
         options: which layers; the same selection as for activations.
         probe: the model's input, a batch of one; None to take it from the first training batch.
+
+    Raises:
+        InvalidValueError: there is one probe for several models.
     """
 
     def __init__(self, model: nn.Module, options: Capture, probe: Tensor | None) -> None:
+        if probe is not None and isinstance(model, Models):
+            raise InvalidValueError(
+                "a tensor as feature_maps",
+                f"there are several models, {', '.join(models_in(model))}, and it does not say whose input it is",
+                "leave it out: each is shown with the first example that it gets",
+            )
         self.error: Exception | None = None
         self._model = model
         self._options = options
-        self._probe: tuple[tuple, dict] | None = None if probe is None else ((probe.detach().clone(),), {})
-        wanted = bool(self._drawable(layers(model, options))) or any(map(_attends, model.modules()))
-        self._wanted = probe is None and wanted
+        self._probes: dict[str, tuple[tuple, dict]] = {} if probe is None else {"": ((probe.detach().clone(),), {})}
+        drawn = {key_of(model, name) for name, _ in self._drawable(layers(model, options))}
+        self._awaited = {
+            key: part
+            for key, part in models_in(model).items()
+            if probe is None and (key in drawn or any(map(_attends, part.modules())))
+        }
         self._told = False
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
+        self._windows = 0
+        self._handles: dict[str, torch.utils.hooks.RemovableHandle] = {}
 
     @property
     def waits(self) -> bool:
-        """Whether its hook sits on the model."""
-        return self._handle is not None
+        """Whether hooks of its sit on a model."""
+        return bool(self._handles)
 
     def arm(self, on: bool) -> None:
-        """Waits for the first batch with one hook on the model, until the probe is known."""
-        if on and self._wanted and self._handle is None:
-            hook = GuardedHook(lambda module, args, kwargs: self.keep(args, kwargs), self._failed)
-            self._handle = self._model.register_forward_pre_hook(hook, with_kwargs=True)
-        elif not on and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        """Waits for the first batch with one hook on each model, until its probe is known.
 
-    def keep(self, args: tuple, kwargs: dict) -> None:
-        """Takes the first example of a batch as the probe."""
-        self.arm(False)
-        self._wanted = False
-        with unseen():
-            self._probe = first_example(args, kwargs)
+        Where captured steps could run compiled, and would not while there is such a hook, some windows must do.
+        """
+        if on and self._awaited:
+            self._windows += 1
+            if self._windows > _PATIENCE and self._options.compiled == "graph":
+                self._awaited.clear()
+        for key, part in self._awaited.items() if on else ():
+            if key not in self._handles:
+                hook = GuardedHook(partial(self._passes, key), partial(self._failed, key))
+                self._handles[key] = part.register_forward_pre_hook(hook, with_kwargs=True)
+        for key in () if on else [*self._handles]:
+            self._handles.pop(key).remove()
+
+    def keep(self, args: tuple, kwargs: dict, key: str = "") -> None:
+        """Takes the first example of a batch as the probe, of several models as that of one."""
+        handle = self._handles.pop(key, None)
+        if handle is not None:
+            handle.remove()
+        if self._awaited.pop(key, None) is not None:
+            with unseen():
+                self._probes[key] = first_example(args, kwargs)
 
     def collect(self) -> list[PictureSnapshot | Figures]:
-        """One forward pass of the probe; the numbers are on their way to the host, one snapshot for all pictures."""
-        if self._probe is None or self.error is not None:
+        """One forward pass of each probe; the numbers are on their way to the host, one snapshot for all pictures."""
+        if not self._probes:
             return []
         found = layers(self._model, self._options)
         drawable = self._drawable(found)
         shown = drawable if self._options.include is not None else spread(drawable, _MAX_PICTURES)
         seen = _Pass({module: name for name, module in found})
-        try:
-            with seen.watching(self._model, shown):
-                quiet_pass(self._model, *self._probe)
-        except Exception as error:
-            self._failed(error)
-            return []
+        for key, probe in [*self._probes.items()]:
+            model, before = models_in(self._model)[key], dict(seen.views)
+            try:
+                with seen.watching(model, [entry for entry in shown if key_of(self._model, entry[0]) == key]):
+                    quiet_pass(model, *probe)
+            except Exception as error:
+                seen.views = before
+                self._failed(key, error)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
-    def _failed(self, error: Exception) -> None:
-        self.error = error
+    def _passes(self, key: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.keep(args, kwargs, key)
+
+    def _failed(self, key: str, error: Exception) -> None:
+        self.error = self.error or error
+        self._probes.pop(key, None)
 
     def _drawable(self, found: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
         blocks = blocks_of(self._model)
@@ -132,6 +167,7 @@ class _Pass:
     @contextmanager
     def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
         """Hooks on the layers, and the modes that see attention, for one pass."""
+        self.patches = None
         mode = AttentionMode(self.see_attention)
         with ExitStack() as stack:
             for module in module_names(model):
