@@ -10,7 +10,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
+function_modes = torch._C._len_torch_function_stack
+"""How many function modes are on."""
 _transform = torch._C._functorch.maybe_current_level
 
 
@@ -30,7 +31,7 @@ def unseen() -> AbstractContextManager[None]:
 
 def any_on() -> bool:
     """Whether a function mode, a dispatch mode or a function transform is on."""
-    return _dispatch_modes() > 0 or _function_modes() > 0 or _transform() is not None
+    return _dispatch_modes() > 0 or function_modes() > 0 or _transform() is not None
 
 
 @contextmanager

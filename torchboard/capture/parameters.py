@@ -172,7 +172,8 @@ class Parameters:
             gradients = [gradient for gradient in gradients if gradient is not None]
         names = tuple([name for name, _ in used])
         self._steps.update(names)
-        self._sizes.update((name, weight.numel()) for name, weight in used if name not in self._sizes)
+        if not all(map(self._sizes.__contains__, names)):
+            self._sizes.update((name, weight.numel()) for name, weight in used)
         for name, gradient in zip(names, gradients):
             if gradient.layout is torch.sparse_coo:
                 self._sparse[name] += gradient._values().numel()

@@ -8,12 +8,13 @@ from threading import RLock
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.gradient_tap import BackwardEnd, tap
 from torchboard.capture.layer_hooks import LayerHooks
 from torchboard.capture.models import key_of, models_in
-from torchboard.capture.modes import any_on, transformed, unseen
+from torchboard.capture.modes import any_on, function_modes, transformed, unseen
 from torchboard.capture.one_pass import NextPasses, PassHooks
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
@@ -24,8 +25,9 @@ from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
 from torchboard.graph.eager import eager_windows
-from torchboard.graph.hooks import InertWhenCopied, in_backward
+from torchboard.graph.hooks import InertWhenCopied, graph_task
 
+_is_tracing = torch._C._is_tracing
 TRAIN = "train"
 """The phase of the training passes."""
 
@@ -164,10 +166,10 @@ class Recorder:
             with self._lock:
                 if self._overhead.limit is None and not any_on():
                     self._observe(hook, module, output, True)
-                    return
-                differentiable = not transformed()
-                with self._overhead, unseen():
-                    self._observe(hook, module, output, differentiable)
+                elif not torch.compiler.is_compiling():
+                    differentiable = not transformed()
+                    with self._overhead, unseen():
+                        self._observe(hook, module, output, differentiable)
         except Exception as error:
             self._fail(error)
 
@@ -237,11 +239,11 @@ class Recorder:
 
     def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
         options = self._options
-        recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
+        recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
         if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
             self.dead_units.observe(hook.name, module, output)
-        for suffix, tensor in tensors_in(output):
-            if options.activations and not recomputed:
+        for suffix, tensor in (("", output),) if type(output) is Tensor else tensors_in(output):
+            if options.activations and not recomputed and not hook.read(OUTPUTS, suffix, tensor):
                 hook.observe(OUTPUTS, suffix, tensor)
             if options.gradients and differentiable and not tensor.is_leaf:
                 if self._in_graph is not None and (local := observable(tensor)) is not None:
@@ -254,9 +256,9 @@ class Recorder:
             return
         try:
             with self._lock:
-                if self._overhead.limit is None and not any_on():
-                    seen = hook.observe(GRADIENTS, suffix, gradient)
-                else:
+                unseen_by_all = self._overhead.limit is None and not function_modes()
+                seen = unseen_by_all and hook.read(GRADIENTS, suffix, gradient)
+                if not seen:
                     with self._overhead, unseen():
                         seen = hook.observe(GRADIENTS, suffix, gradient)
                 if seen:
@@ -287,15 +289,17 @@ class _ForwardHook(InertWhenCopied):
         self._unreadable: set[tuple[str, str]] = set()
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or self._recorder.error is not None:
+        if is_dynamo_compiling() or _is_tracing() or self._recorder.error is not None:
             return
         self._recorder.observe_output(self, module, output)
 
+    def read(self, kind: str, suffix: str, tensor: Tensor) -> bool:
+        """``observe``, if compiled code can read the tensor where it lies: of torch's modes, only those of functions see it."""
+        read = self._readers.get((kind, suffix, self._recorder.phase))
+        return read is not None and read(tensor)
+
     def observe(self, kind: str, suffix: str, tensor: Tensor) -> bool:
         """Adds what of a tensor is here to the row of one of the layer's outputs; False where there is nothing to measure."""
-        read = self._readers.get((kind, suffix, self._recorder.phase))
-        if read is not None and read(tensor):
-            return True
         if (kind, suffix) in self._unreadable:
             return False
         try:

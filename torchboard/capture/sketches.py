@@ -89,7 +89,7 @@ class Sketches:
     def read_(self, tags: tuple[str, ...], tensors: list[torch.Tensor]) -> list[int]:
         """Folds those of the tensors that compiled code can read in the host's memory into the sketches of the tags beside
         them, in one call; gives the places of the others."""
-        if not all(tensor.is_cpu for tensor in tensors):
+        if not all([tensor.is_cpu for tensor in tensors]):
             return [*range(len(tensors))]
         if not tags:
             return []
