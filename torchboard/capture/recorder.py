@@ -27,6 +27,7 @@ from torchboard.capture.tensors import PLAIN, observable, tensors_in
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.hooks import InertWhenCopied, graph_task
 
+_Read = Callable[[Tensor], bool]
 _is_tracing = torch._C._is_tracing
 TRAIN = "train"
 """The phase of the training passes."""
@@ -243,21 +244,24 @@ class Recorder:
         if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
             self.dead_units.observe(hook.name, module, output)
         for suffix, tensor in (("", output),) if type(output) is Tensor else tensors_in(output):
-            if options.activations and not recomputed and not hook.read(OUTPUTS, suffix, tensor):
-                hook.observe(OUTPUTS, suffix, tensor)
+            if options.activations and not recomputed:
+                read = hook.reader(OUTPUTS, suffix)
+                if read is None or not read(tensor):
+                    hook.observe(OUTPUTS, suffix, tensor)
             if options.gradients and differentiable and not tensor.is_leaf:
                 if self._in_graph is not None and (local := observable(tensor)) is not None:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
-                tap(tensor, partial(self._observe_gradient, hook, suffix, self._window))
+                tap(tensor, partial(self._observe_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
 
-    def _observe_gradient(self, hook: _ForwardHook, suffix: str, window: int, gradient: Tensor | None) -> None:
+    def _observe_gradient(
+        self, hook: _ForwardHook, suffix: str, window: int, read: _Read | None, gradient: Tensor | None
+    ) -> None:
         """Records the gradient of one output of one layer, what of it is here, if its window is open; never raises."""
         if window != self._open or gradient is None:
             return
         try:
             with self._lock:
-                unseen_by_all = self._overhead.limit is None and not function_modes()
-                seen = unseen_by_all and hook.read(GRADIENTS, suffix, gradient)
+                seen = read is not None and self._overhead.limit is None and not function_modes() and read(gradient)
                 if not seen:
                     with self._overhead, unseen():
                         seen = hook.observe(GRADIENTS, suffix, gradient)
@@ -285,7 +289,7 @@ class _ForwardHook(InertWhenCopied):
         self._recorder = recorder
         self.name = name
         self._rows: dict[tuple, Row | GraphRow] = {}
-        self._readers: dict[tuple, Callable[[Tensor], bool]] = {}
+        self._readers: dict[tuple, _Read] = {}
         self._unreadable: set[tuple[str, str]] = set()
 
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
@@ -293,10 +297,10 @@ class _ForwardHook(InertWhenCopied):
             return
         self._recorder.observe_output(self, module, output)
 
-    def read(self, kind: str, suffix: str, tensor: Tensor) -> bool:
-        """``observe``, if compiled code can read the tensor where it lies: of torch's modes, only those of functions see it."""
-        read = self._readers.get((kind, suffix, self._recorder.phase))
-        return read is not None and read(tensor)
+    def reader(self, kind: str, suffix: str) -> _Read | None:
+        """What does as ``observe`` if compiled code can read a tensor where it lies, and says whether. It is there once
+        ``observe`` has been called; of torch's modes, only those of functions see it."""
+        return self._readers.get((kind, suffix, self._recorder.phase))
 
     def observe(self, kind: str, suffix: str, tensor: Tensor) -> bool:
         """Adds what of a tensor is here to the row of one of the layer's outputs; False where there is nothing to measure."""
