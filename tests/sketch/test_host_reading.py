@@ -27,11 +27,28 @@ def freed() -> torch.Tensor:
     return tensor
 
 
+@pytest.fixture(params=["lent", "asked"], autouse=True)
+def way(request, monkeypatch):
+    """By DLPack, and by the methods that tensors of older versions of torch have alone."""
+    if request.param == "asked":
+        monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__", raising=False)
+    host_compiled._load()
+    yield
+    monkeypatch.undo()
+    host_compiled._load()
+
+
 UNREADABLE = {
     "gaps": lambda: torch.ones(8, 2)[:, 0],
     "whole numbers": lambda: torch.arange(8),
     "complex": lambda: torch.ones(8, dtype=torch.complex64),
     "negated": lambda: torch._neg_view(torch.ones(8)),
+    "a part of a conjugate": lambda: torch.ones(1, dtype=torch.complex64).conj().imag,
+    "zeros without memory": lambda: torch._efficientzerotensor(8),
+    "functional": lambda: torch._to_functional_tensor(torch.ones(8)),
+    "expanded": lambda: torch.ones(1).expand(8),
+    "eight bits": lambda: torch.ones(8).to(torch.float8_e5m2),
+    "a nested one": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     "sparse": lambda: torch.eye(4).to_sparse(),
     "meta": lambda: torch.ones(8, device="meta"),
     "a subclass": lambda: torch.ones(8).as_subclass(Tagged),
@@ -44,6 +61,7 @@ def rows(number: int = 2):
     return host_compiled.rows_of(blank_rows(number, CPU).buffers)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("tensor", UNREADABLE.values(), ids=UNREADABLE)
 def test_what_does_not_lie_there_as_it_is_is_left_alone(tensor):
     it, table = tensor(), rows()
@@ -59,6 +77,31 @@ def test_a_tensor_inside_of_a_function_transform_is_left_alone():
     table, seen = rows(), []
     torch.vmap(lambda x: seen.append(table.read(0, x)) or x)(torch.ones(3, 4))
     assert seen == [False]
+
+
+def test_plain_tensors_are_read_after_one_that_torch_refuses_to_lend():
+    table = rows()
+    assert table.read_many([0, 0, 0], [torch.eye(4).to_sparse(), torch.ones(3), torch._neg_view(torch.ones(3))]) == [
+        0,
+        2,
+    ]
+    assert table.read(1, torch.ones(3, dtype=torch.bfloat16)) and not table.read(1, torch.ones(3, 2)[:, 0])
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_a_tensor_without_gaps_is_read_whatever_its_axes(dtype):
+    values = torch.arange(1, 25, dtype=dtype)
+    alike = [
+        values.view(2, 3, 4),
+        values.view(1, 24).as_strided((1, 24), (7, 1)),
+        values.view(24, 1, 1),
+        values[:1].view(()),
+    ]
+    alike += [values[3:9], torch.ones(0, 3, dtype=dtype), torch.ones(3, 0, dtype=dtype).t()]
+    buffers = blank_rows(len(alike), CPU).buffers
+    assert host_compiled.rows_of(buffers).read_many([*range(len(alike))], alike) == []
+    assert buffers[1][:, layout.COUNT].tolist() == [24, 24, 24, 1, 6, 0, 0]
+    assert buffers[1][:5, layout.MAX].tolist() == [24, 24, 24, 1, 9]
 
 
 def test_what_requires_a_gradient_is_read_without_a_history():

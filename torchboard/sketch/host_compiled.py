@@ -59,7 +59,7 @@ def _load() -> Any:
         return None
     if library.VERSION != _VERSION:
         return None
-    lender = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # torch 2.10 and later
+    lender = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)  # of newer versions of torch
     library.setup(torch.Tensor, torch.nn.Parameter, _TYPES, _keys, _DENSE, torch.get_num_threads, lender)
     return library
 
