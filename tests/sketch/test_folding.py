@@ -204,6 +204,17 @@ def test_later_tensors_join_the_first_ones_bins(name, fold):
 
 
 @pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
+@pytest.mark.parametrize("power", [-41, -39, -38, 22, 23, 24, 25])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_numbers_at_the_borders_of_all_bins_are_counted_in_the_first_and_the_last(power, sign, fold):
+    first = torch.linspace(-1, 1, 2000)
+    border = sign * 2.0**power * torch.linspace(1, 2, 1000)
+    row = _fold(first, fold, border)
+    _check_row(row, first, border)
+    assert np.array_equal(row[0], _oracle(torch.cat((first, border)).double().numpy(), *row[2][:2]))
+
+
+@pytest.mark.parametrize("fold", FOLDS.values(), ids=FOLDS)
 def test_parts_add_up_to_the_whole(fold):
     whole = DATA["many specials"].float()
     part, rest = whole[:70_001], whole[70_001:]

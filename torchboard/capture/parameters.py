@@ -88,7 +88,7 @@ class Parameters:
             return
         try:
             with torch.no_grad():
-                self._met = self._told(self._names.parameters_known())
+                self._met = self._named()
                 self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
             self._fail(error)
@@ -148,18 +148,14 @@ class Parameters:
         return [*sketches, self._norms([*sketches, *self._weights.collect()]), *self._silent()]
 
     def _held(self, optimizer: Optimizer) -> list[_Named]:
-        """The model's parameters that an optimizer holds. The model is looked at anew where these are not all of its own."""
+        """The model's parameters that an optimizer holds."""
         owned = {id(parameter) for parameter in parameters_of(optimizer)}
-        met, self._met = self._met or self._told(self._names.parameters_known()), []
-        held = [entry for entry in met if id(entry[1]) in owned]
-        return held if len(held) == len(owned) else [entry for entry in self._named() if id(entry[1]) in owned]
+        met, self._met = self._met or self._named(), []
+        return [entry for entry in met if id(entry[1]) in owned]
 
     def _named(self) -> list[_Named]:
         """The parameters that can be told what they are of, by name."""
-        return self._told(self._names.parameters())
-
-    @staticmethod
-    def _told(named: list[_Named]) -> list[_Named]:
+        named = self._names.parameters()
         return [entry for entry in named if not is_flat_shard(entry[1])] if in_a_job() else named
 
     def _read_gradients(self, optimizer: Optimizer, held: list[_Named], scale: Tensor | None) -> list[_Named]:

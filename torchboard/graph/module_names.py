@@ -88,17 +88,7 @@ class KnownNames:
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         """``parameter_names`` of the model."""
         self.look()
-        return [*self._now()]
-
-    def parameters_known(self) -> list[tuple[str, nn.Parameter]]:
-        """The same without a look: those that have come since are missing, and one may be there twice."""
-        return [*self._now()] if self.version else self.parameters()
-
-    def _now(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, reference, key in self._places:
-            module = reference()
-            if module is not None and key in module._parameters and (parameter := module._parameters[key]) is not None:
-                yield name, parameter
+        return [(name, reference()._parameters[key]) for name, reference, key in self._places]
 
     def _walk(self) -> None:
         self.version += 1
