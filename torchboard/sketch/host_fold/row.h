@@ -145,7 +145,7 @@ FOR_EACH_CPU static void add_table(int64_t *counts, int first, int64_t times) {
                 add_block(bins + block - first, &met, times);
             else
                 for (int code = 0; code < BLOCK; code++)
-                    bins[bin_of(block + code, first)] += (int64_t)met[code] * times;
+                    bins[bin_of(block, first)] += (int64_t)met[code] * times;
         }
     }
 }
