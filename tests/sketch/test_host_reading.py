@@ -79,6 +79,12 @@ def test_a_tensor_inside_of_a_function_transform_is_left_alone():
     assert seen == [False]
 
 
+@pytest.mark.parametrize("offer", [None, object(), 3], ids=["nothing", "something", "a number"])
+def test_what_is_no_offer_to_lend_is_passed_over(offer, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "__dlpack_c_exchange_api__", offer, raising=False)
+    assert host_compiled._load().squares([torch.full((3,), 2.0)]) == [12.0]
+
+
 def test_plain_tensors_are_read_after_one_that_torch_refuses_to_lend():
     table = rows()
     assert table.read_many([0, 0, 0], [torch.eye(4).to_sparse(), torch.ones(3), torch._neg_view(torch.ones(3))]) == [

@@ -50,9 +50,9 @@ static int borrow(PyObject *tensor, Elements *all) {
     return all->type >= 0 && lent.device == LENT_ON_HOST && lent.lanes == 1 && (!gaps || !all->number);
 }
 
-/* Takes up what a tensor's class has as ``__dlpack_c_exchange_api__``, None if it has nothing. */
-static int lend_from(PyObject *offer) {
-    const Lender *found = offer == Py_None ? NULL : PyCapsule_GetPointer(offer, "dlpack_exchange_api");
+/* Takes up what a tensor's class has as ``__dlpack_c_exchange_api__``, if that is something of this version. */
+static void lend_from(PyObject *offer) {
+    const char *name = "dlpack_exchange_api";
+    const Lender *found = PyCapsule_IsValid(offer, name) ? PyCapsule_GetPointer(offer, name) : NULL;
     lender = found && found->major == LENT_BY_MAJOR && found->lend ? found : NULL;
-    return offer == Py_None || found;
 }

@@ -47,9 +47,9 @@ static PyObject *setup(PyObject *module, PyObject *arguments) {
     (void)module;
     PyObject *offer;
     if (!PyArg_ParseTuple(arguments, "O!O!O!OO!OO", &PyType_Type, &torch.tensor, &PyType_Type, &torch.parameter, &PyDict_Type,
-                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense, &torch.threads, &offer) ||
-        !lend_from(offer))
+                          &torch.kinds, &torch.keys_of, &PySet_Type, &torch.dense, &torch.threads, &offer))
         return NULL;
+    lend_from(offer);
     Py_INCREF(arguments); /* for as long as the process runs, with all that is in it */
     Py_RETURN_NONE;
 }
