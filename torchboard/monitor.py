@@ -68,7 +68,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         embeddings_metadata: a label for each of their rows: a list, the path of a file with a line each (with a header, if
             it has several columns, parted by tabs), or a dict of layer name -> either.
         feature_maps: what the convolutions make of the first training example, as pictures; a tensor to use that input
-            instead, a batch of one.
+            instead, a batch of one, for a lone model.
         capture: which tensors are sketched, and how often.
         hparams: what this run was given, for the HParams dashboard of a TensorBoard pointed at a directory above
             ``log_dir``: ``HParam`` or name -> boolean, number or text. The trial succeeds with ``close`` and fails where an
@@ -230,8 +230,8 @@ class Monitor(AnalysisMethods, NotebookMethods):
     def phase(self, name: str) -> Iterator[Monitor]:
         """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``.
 
-        The layers' outputs of the first forward pass inside, of several models of that of each, are captured, in epochs that write
-        histograms.
+        The layers' outputs of the first forward pass inside are captured, of several models of that of each, in epochs that
+        write histograms.
 
         Raises:
             TagError: the name is not one of a directory below the log directory.
@@ -245,7 +245,8 @@ class Monitor(AnalysisMethods, NotebookMethods):
             yield self
         finally:
             self._clock.resume()
-            self._watch.enter(before, False)
+            if not self._closed:
+                self._watch.enter(before, False)
 
     @property
     def phase_name(self) -> str:

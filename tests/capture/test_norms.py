@@ -303,3 +303,25 @@ def test_a_step_whose_gradients_are_not_numbers_leaves_the_norm_of_the_others(sc
         norms.note([weight])
         norms.step([("weight", weight)], divisor)
     assert norms.collect().norm() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("include", [None, "g*", "d*"])
+@pytest.mark.parametrize("generator_first", [True, False])
+@pytest.mark.parametrize("clips", [True, False])
+def test_a_norm_before_clipping_is_of_the_same_pass_as_the_one_after_it(include, generator_first, clips):
+    """A pass that meets no layer of those that are watched is not told of."""
+    nets = {"g": nn.Linear(4, 4), "d": nn.Linear(4, 1)}
+    optimizers = {name: torch.optim.SGD(net.parameters(), 0.1) for name, net in nets.items()}
+    sink, order = MemorySink(), ("g", "d") if generator_first else ("d", "g")
+    with Monitor(nets, sink=sink, capture=Capture(every=1, include=include), feature_maps=False) as monitor:
+        for name in [*order] * 3:
+            optimizers[name].zero_grad()
+            made = nets["g"](torch.randn(8, 4))
+            loss = nets["d"](made if name == "g" else made.detach()).mean() * (1 if name == "g" else -7)
+            loss.backward()
+            if clips:
+                nn.utils.clip_grad_norm_(nets[name].parameters(), 1e-3)
+            optimizers[name].step()
+        monitor.log_epoch()
+    told = "gradient_norm_before_clipping" in sink.tags("train")
+    assert told == (clips and include != "g*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -93,6 +94,94 @@ def test_a_model_that_does_not_run_holds_up_nothing_and_is_captured_in_a_later_p
     assert "__run_graph__" in sink.tags("validation")
 
 
+class Methods(nn.Module):
+    """A model of which only children are called, by methods of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coders = nn.ModuleDict({"in": nn.Linear(4, 3), "out": nn.Linear(3, 4)})
+
+    def forward(self, x):
+        return self.reconstruct(x)
+
+    def reconstruct(self, x):
+        return self.coders["out"](self.coders["in"](x))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_that_is_not_called_itself_has_passed_before_a_child_is_called_again(way):
+    model, sink = Methods(), MemorySink()
+    with Monitor(model, sink=sink, capture=Capture(compiled=way), write_graph=False) as monitor:
+        with monitor.phase("validation"), torch.no_grad():
+            for _ in range(3):
+                model.reconstruct(rows())
+        with monitor.phase("test"), torch.no_grad():
+            model.reconstruct(rows())
+            for _ in range(2):
+                model(rows())
+        monitor.log_epoch()
+    assert captured(sink) == {"coders/in": [3 * ROWS], "coders/out": [4 * ROWS]}
+    assert captured(sink, "test") == {"Methods": [4 * ROWS], "coders/in": [6 * ROWS], "coders/out": [8 * ROWS]}
+    assert not hooked(model)
+
+
+def test_children_of_a_module_that_cannot_be_called_are_captured_once():
+    models, sink = nn.ModuleDict(two()), MemorySink()
+    with Monitor(models, sink=sink, write_graph=False) as monitor:
+        with monitor.phase("validation"), torch.no_grad():
+            for _ in range(3):
+                models["judge"](models["maker"](rows()))
+        monitor.log_epoch()
+    assert captured(sink) == counts("maker", "judge")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_models_take_no_hooks_and_are_not_waited_for():
+    models, sink = {"scripted": torch.jit.script(Maker()), "judge": Judge()}, MemorySink()
+    models["judge"].unused = torch.jit.script(nn.Linear(2, 2))
+    with Monitor(models, sink=sink) as monitor:
+        with monitor.phase("validation"), torch.no_grad():
+            for _ in range(2):
+                for model in models.values():
+                    model(rows())
+                assert not hooked(models["judge"])
+        with pytest.warns(TorchboardWarning, match="the graph .* TorchScript takes no hooks"):
+            monitor.log_epoch()
+    assert captured(sink) == counts("judge")
+
+
+def trained_by_methods(way: str, steps: int, calls: int) -> tuple[MemorySink, list[int]]:
+    """So many steps, in the last ``calls`` of which the model itself is called; how many hooks a layer had behind each."""
+    model, sink, hooks = Methods(), MemorySink(), []
+    layer, optimizer = model.coders["in"], torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, capture=Capture(compiled=way, every=2)) as monitor:
+        for number in range(steps):
+            (model.reconstruct if number < steps - calls else model)(rows()).sum().backward()
+            optimizer.step()
+            hooks.append(len(layer._forward_hooks) + len(layer._forward_pre_hooks))
+        monitor.log_epoch()
+    return sink, hooks
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_graph_of_a_model_that_is_not_called_itself_puts_hooks_on_captured_steps_alone(way):
+    _, hooks = trained_by_methods(way, 5, 0)
+    assert hooks == {"eager": [0, 3, 0, 3, 0], "skip": [0, 1, 0, 1, 0], "graph": [1, 1, 1, 1, 1]}[way]
+
+
+def test_the_graph_of_a_model_that_is_not_called_itself_at_first_is_that_of_a_captured_step_that_calls_it():
+    sink, hooks = trained_by_methods("eager", 9, 3)
+    assert hooks == [0, 3, 0, 3, 0, 3, 0, 1, 0]
+    assert "__run_graph__" in sink.tags("train")
+
+
+def test_the_graph_of_a_model_that_is_never_called_itself_is_given_up_and_told_of():
+    with pytest.warns(TorchboardWarning, match="a Methods: its layers are called, but not it itself"):
+        sink, hooks = trained_by_methods("eager", 20, 0)
+    assert hooks == [0, 3] * 8 + [0, 1] * 2
+    assert "__run_graph__" not in sink.tags("train")
+
+
 def test_training_goes_on_as_it_was_behind_a_phase():
     models, sink = two(), MemorySink()
     optimizer = torch.optim.SGD([weight for model in models.values() for weight in model.parameters()], 0.1)
@@ -161,10 +250,10 @@ def test_a_pass_of_several_replicas_ends_when_all_have_run():
         monitor.log_epoch()
     assert captured(sink) == {key: [2 * size for size in sizes] for key, sizes in counts("maker").items()}
     told: list = []
-    passes = NextPasses({"maker": wrapper}, ["maker"], told.append, lambda: told.append("over"), told.append)
+    passes = NextPasses({"maker": wrapper}, ["maker"], told.append, told.append)
     wrapper.module(rows())
     passes.close()
-    assert told == ["maker", "over"] and not hooked(wrapper)
+    assert told == ["maker", None] and not hooked(wrapper)
 
 
 def trained(models, steps: int = 1) -> None:
@@ -198,6 +287,50 @@ def test_compiled_models_run_compiled_again_when_one_runs_some_times_and_the_oth
     assert captured(sink) == {key: 2 * sizes for key, sizes in counts("maker").items()}
 
 
+@pytest.mark.parametrize("part", ["maker", "judge", "judge.body"])
+def test_compiled_modules_that_are_skipped_get_no_hook(part):
+    torch._dynamo.reset()
+    models, sink = two(), MemorySink()
+    compiled = nn.ModuleDict(models).get_submodule(part)
+    compiled.compile(backend="eager")
+    with Monitor(models, sink=sink, capture=Capture(compiled="skip")) as monitor:
+        with monitor.phase("validation"), torch.no_grad():
+            assert not hooked(compiled) and any(map(hooked, models.values()))
+            for key in ("maker", "maker", "judge"):
+                models[key](rows())
+            assert not any(map(hooked, models.values()))
+        monitor.log_epoch()
+    expected = {
+        name: count
+        for name, count in counts("maker", "judge").items()
+        if not f"{name}/".startswith(part.replace(".", "/"))
+    }
+    assert captured(sink) == expected
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "skip"])
+def test_a_compiled_model_that_is_trained_later_meets_the_hooks_of_captured_steps_alone(way):
+    torch._dynamo.reset()
+    models, sink, backend = two(), MemorySink(), CompileCounterWithBackend("eager")
+    optimizers = {key: torch.optim.SGD(model.parameters(), 0.1) for key, model in models.items()}
+    with Monitor(models, sink=sink, capture=Capture(every=6, compiled=way)) as monitor:
+        models["judge"].compile(backend=backend, fullgraph=True)
+        for number in range(9):
+            for key in ("maker", "judge")[: 1 + (number > 1)]:
+                models[key](rows()).sum().backward()
+                optimizers[key].step()
+            monitor.log_batch()
+            with monitor.phase("validation") if number > 4 else nullcontext(), torch.no_grad():
+                models["maker"](rows())
+            assert hooked(models["judge"]) == (way == "graph" or monitor.step % 6 == 0)
+        monitor.log_epoch()
+    assert backend.frame_count == 1 + (way == "graph"), (
+        "the bare graph, and one with the measuring if it stays compiled"
+    )
+    names = {node.name.partition("/")[0] for _, graph in sink.series("__run_graph__", "train") for node in graph.nodes}
+    assert ("judge" in names) == (way == "eager")
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, of a compiled model
 @pytest.mark.skipif(torch.__version__ < NEEDED_TORCH, reason="refused with this torch")
 def test_captured_steps_that_stay_compiled_have_the_same_phases():
@@ -229,6 +362,15 @@ def test_layers_that_lose_their_hook_in_a_phase_are_told_of():
         with pytest.warns(TorchboardWarning, match="our hooks on judge.body: something took them away"):
             monitor.log_epoch()
     assert "judge/body" not in captured(sink) and "judge/head" in captured(sink)
+
+
+def test_a_monitor_that_is_closed_in_a_phase_leaves_no_hook():
+    models = two()
+    monitor = Monitor(models, sink=MemorySink())
+    with monitor.phase("validation"), torch.no_grad():
+        models["maker"](rows())
+        monitor.close()
+    assert not any(map(hooked, models.values()))
 
 
 def test_copies_made_before_a_pass_has_ended_are_silent_and_end_nothing():

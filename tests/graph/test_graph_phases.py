@@ -9,6 +9,7 @@ from torch import nn
 
 from torchboard import MemorySink, Monitor
 from torchboard.errors import TorchboardWarning
+from torchboard.graph.observed import GraphRecorder
 
 
 def ops(sink: MemorySink, run: str) -> set[str]:
@@ -63,6 +64,38 @@ def test_an_evaluation_before_training_is_not_taken_for_training():
             evaluate(model)
         train(model)
     assert "dropout" in ops(sink, "train") and "dropout" not in ops(sink, "validation")
+
+
+def test_an_evaluation_before_training_outside_of_a_phase_is_not_taken_for_training_either():
+    model, sink = ConvNet(), MemorySink()
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for _ in range(2):
+            evaluate(model)
+        monitor.log_epoch()
+        assert ops(sink, "train") == set()
+        train(model)
+        monitor.log_epoch()
+    assert "dropout" in ops(sink, "train") and len(sink.series("__run_graph__", "train")) == 1
+
+
+def test_where_there_is_no_training_the_first_evaluation_is_drawn_in_the_end():
+    model, sink = ConvNet(), MemorySink()
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for _ in range(2):
+            evaluate(model)
+        monitor.log_epoch()
+    assert ops(sink, "train") and "dropout" not in ops(sink, "train") and hooks(model) == 0
+
+
+def test_of_evaluations_before_training_one_is_recorded():
+    recorder = GraphRecorder(model := ConvNet(), of_training=True)
+    recorder.attach()
+    evaluate(model)
+    first = recorder.partial
+    evaluate(model)
+    assert first is not None and recorder.partial is first and recorder.graph is None and not recorder.is_bypassed
+    train(model)
+    assert recorder.graph is not None and hooks(model) == 0
 
 
 def test_a_phase_without_a_pass_leaves_no_hook_and_no_graph():

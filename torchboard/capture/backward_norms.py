@@ -8,6 +8,7 @@ of squares add up over shards, so those of all ranks make the whole norm, withou
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -120,7 +121,8 @@ class BackwardNorms:
     """The norms of the gradients as each step's last backward pass left them.
 
     Known where all gradients lie on one device and can be measured, in whole or in shards; unknown where one is complex, or
-    a sum whose terms several ranks hold (``Partial``).
+    a sum whose terms several ranks hold (``Partial``), and where a gradient was replaced after another optimizer's step: a
+    pass has come since that nothing told of.
     """
 
     def __init__(self) -> None:
@@ -130,11 +132,14 @@ class BackwardNorms:
         self._sums: dict[str, Tensor] = {}
         self._host_sums: dict[str, list[float]] = {}
         self._is_known = True
+        self._noted: list[nn.Parameter] = []
+        self._waiting: dict[int, weakref.ref[Tensor]] = {}  # gradients of other optimizers, since one has stepped
 
     def note(self, parameters: Iterable[nn.Parameter]) -> None:
         """A backward pass has ended. One call for gradients that compiled code can read in the host's memory, else two
         launches; waits for nothing."""
-        gradients = {id(weight): gradient for weight in parameters if (gradient := weight.grad) is not None}
+        self._noted, self._waiting = [*parameters], {}
+        gradients = {id(weight): gradient for weight in self._noted if (gradient := weight.grad) is not None}
         squares = squares_of([*gradients.values()])
         self._norms, self._squares = {}, {} if squares is None else dict(zip(gradients, squares))
         if squares is None:
@@ -155,6 +160,9 @@ class BackwardNorms:
             divisor: what the gradients were multiplied with for the backward pass; NaN if the step is skipped.
         """
         squares = self._take([id(weight) for _, weight in used])
+        if self._waiting and any(self._is_replaced(weight) for _, weight in used):
+            squares = None
+        self._wait()
         if squares is None:
             self._is_known = self._is_known and not used  # the other norm is of this step too
             return
@@ -184,6 +192,17 @@ class BackwardNorms:
         norms = [self._norms.pop(key, None) for key in keys]
         return torch.stack(norms).square() if norms and not any(norm is None for norm in norms) else None
 
+    def _wait(self) -> None:
+        """What the step has left, of other optimizers, is kept as it was noted."""
+        waiting = self._squares or self._norms
+        self._noted = [weight for weight in self._noted if id(weight) in waiting] if waiting else []
+        left = ((id(weight), weight.grad) for weight in self._noted)
+        self._waiting = {key: weakref.ref(gradient) for key, gradient in left if gradient is not None}
+
+    def _is_replaced(self, weight: nn.Parameter) -> bool:
+        noted = self._waiting.get(id(weight))
+        return noted is not None and noted() is not weight.grad
+
     def collect(self) -> BackwardSums:
         """What there is since the last call; begins anew."""
         for group, totals in self._host_sums.items():
@@ -192,6 +211,7 @@ class BackwardNorms:
         sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]))
         self._is_known = True
         self._norms, self._squares, self._parts, self._sums, self._host_sums = {}, {}, {}, {}, {}
+        self._noted, self._waiting = [], {}
         return sums
 
 

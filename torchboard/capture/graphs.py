@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from torch import nn
 
 from torchboard.capture.models import Models, models_in
@@ -9,11 +11,15 @@ from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import compiled_modules
 from torchboard.graph.joined import joined
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.module_names import class_name, unwrapped
 from torchboard.graph.nodes import Graph
 from torchboard.graph.observed import GraphRecorder
 from torchboard.graph.observed_step import StepRecorder
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
 from torchboard.graph.spans import PATIENCE, known
+
+_PATIENCE = 8
+"""Captured steps in which a model has to be called."""
 
 
 def check_write_graph(value: object) -> None:
@@ -34,10 +40,12 @@ class FirstPassGraph:
     Of several models it records the first pass of each, and gives a graph of those that have run so far.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, of_training: bool = False) -> None:
         self._model = model
-        self._recorders = {key: GraphRecorder(part) for key, part in models_in(model).items()}
+        self._recorders = {key: GraphRecorder(part, of_training) for key, part in models_in(model).items()}
         self._recorded: set[str] = set()
+        self._bypassed: Exception | None = None
+        self._turns: Counter[str] = Counter()
         self._graphs: dict[str, Graph] = {}
         self._costs: LayerCosts | None = None
         self._has_news = False
@@ -46,12 +54,18 @@ class FirstPassGraph:
     @property
     def error(self) -> BaseException | None:
         """What went wrong in a recorder, if anything did."""
-        return next((recorder.error for recorder in self._recorders.values() if recorder.error is not None), None)
+        errors = (recorder.error for recorder in self._recorders.values())
+        return next((error for error in errors if error is not None), self._bypassed)
 
     @property
     def waits(self) -> bool:
         """Whether there is a pass to be recorded still, and hooks sit on the model for it."""
         return bool(self.awaited)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is a pass to be recorded still, whether hooks sit on the model for it or not."""
+        return any(map(self._is_pending, self._recorders))
 
     @property
     def awaited(self) -> list[str]:
@@ -69,13 +83,35 @@ class FirstPassGraph:
         return self._costs
 
     def listen(self, on: bool, eagerly: bool = True) -> None:
-        """Whether the next pass may be recorded; it never is twice. That of a compiled model only where it runs ``eagerly``."""
+        """Whether the next pass may be recorded; it never is twice.
+
+        That of a compiled model may be only where it runs ``eagerly``, and so may that of a model of which layers have been
+        called by themselves: where nothing but they ever is, steps that are not captured must be free of hooks.
+        """
         parts = models_in(self._model)
         for key, recorder in self._recorders.items():
-            if not on or not eagerly and compiled_modules(parts[key]):
+            if not on or not eagerly and (recorder.is_bypassed or compiled_modules(parts[key])):
                 recorder.detach()
-            elif key not in self._recorded and recorder.graph is None and recorder.error is None:
+            elif self._is_pending(key):
                 recorder.attach()
+
+    def listen_on(self, on: bool, eagerly: bool) -> None:
+        """As ``listen``, in a step of training behind the first. Some captured ones without a pass are enough to give it up."""
+        for key, part in models_in(self._model).items():
+            self._turns[key] += eagerly and self._recorders[key].is_bypassed and self._is_pending(key)
+            if self._turns[key] > _PATIENCE:
+                self._recorded.add(key)
+                self._recorders[key].detach()
+                self._bypassed = InvalidValueError(
+                    f"a {class_name(unwrapped(part))}",
+                    "its layers are called, but not it itself, so that there is no pass of it",
+                    "give the module that is called, or a dict of those that are, or write_graph=False",
+                )
+        self.listen(on, eagerly)
+
+    def _is_pending(self, key: str) -> bool:
+        recorder = self._recorders[key]
+        return key not in self._recorded and recorder.graph is None and recorder.error is None
 
     def collect(self, last: bool = False) -> RecordedGraph | None:
         """The graph, once, if a pass was recorded and devices have told their times, which they do later.

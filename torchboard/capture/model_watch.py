@@ -73,7 +73,7 @@ class ModelWatch:
         hidden = options.compiled == "skip" and bool(compiled_modules(model))
         self._feature_maps = FeatureMaps(model, options, probe) if feature_maps is not False and not hidden else None
         self._model = model
-        self._graphs = {TRAIN: FirstPassGraph(model)} if graph and not hidden else {}
+        self._graphs = {TRAIN: FirstPassGraph(model, of_training=True)} if graph and not hidden else {}
         self._step_graph = StepGraph(model) if graph == "step" and not hidden else None
         self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
         self._faults: dict[str, Exception] = {}
@@ -270,8 +270,8 @@ class ModelWatch:
         if not self._graphs or self._order.is_first:
             return bool(self._graphs)
         graph, eagerly = self._graphs[TRAIN], self._runs_first_passes
-        if graph.waits or eagerly:
-            graph.listen(self.phase == TRAIN, eagerly)
+        if graph.is_pending:
+            graph.listen_on(self.phase == TRAIN, eagerly)
         return eagerly and graph.waits
 
     @property
@@ -286,18 +286,20 @@ class ModelWatch:
         if not graph.waits or self._options.compiled == "skip":
             return
         if eager_windows.enter():
-            over, failed = partial(self._end_awaiting, graph), partial(self._faults.setdefault, "the graph")
-            self._awaiting = NextPasses(models_in(self._model), graph.awaited, lambda _: None, over, failed)
+            passed, failed = partial(self._passed, graph), partial(self._faults.setdefault, "the graph")
+            self._awaiting = NextPasses(models_in(self._model), graph.awaited, passed, failed)
         else:
             graph.listen(False)
 
-    def _end_awaiting(self, graph: FirstPassGraph | None = None) -> None:
-        """Passes of ``graph`` that did not come are waited for in the next phase of that name."""
+    def _passed(self, graph: FirstPassGraph, key: str | None) -> None:
+        if key is None:
+            self._end_awaiting()
+            graph.listen(True, eagerly=False)  # what did not come is waited for in the next phase of that name
+
+    def _end_awaiting(self) -> None:
         awaiting, self._awaiting = self._awaiting, None
         if awaiting is not None:
             awaiting.close()
-            if graph is not None:
-                graph.listen(True, eagerly=False)
             eager_windows.leave()
 
     def _run_eagerly(self, on: bool) -> None:
@@ -313,6 +315,7 @@ class ModelWatch:
         if has_ended is None:
             return
         if has_ended:
+            self._weights.report(self._parameters.armed)
             self._end_step()
         scale = self._loss_scale.before_step(optimizer)
         self._reads = self._parameters.armed and (self._was_captured or not self._order.is_late)
@@ -327,13 +330,13 @@ class ModelWatch:
             with self.overhead:
                 self._parameters.after_step(optimizer, closure)
         if ends:
+            self._weights.report(captured)
             self._end_step()
             self._order.takes_more, self._was_captured = True, captured
         elif ends is not None and self._order.is_late:
-            self._weights.changed()
+            self._weights.report(captured)
 
     def _end_step(self) -> None:
-        self._weights.changed()
         self._order.stepped.clear()
         self._order.is_first = False
         if self._step_graph is not None:

@@ -24,7 +24,7 @@ from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
-from torchboard.graph.eager import eager_windows
+from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.hooks import InertWhenCopied, graph_task
 
 _Read = Callable[[Tensor], bool]
@@ -133,8 +133,9 @@ class Recorder:
             self._pass_hooks = PassHooks((key_of(self._model, name), name, layer, hooks[name]) for name, layer in found)
         if self.armed:
             hooked = self._in_graph or self._pass_hooks
-            over = partial(self.arm, False)
-            self._passes = NextPasses(models_in(self._model), hooked.keys, hooked.take_off, over, self._fail)
+            left_out = compiled_modules(self._model) if self._options.compiled == "skip" else ()
+            passed = partial(self._passed, hooked.take_off)
+            self._passes = NextPasses(models_in(self._model), hooked.keys, passed, self._fail, left_out)
 
     def phases(self) -> list[str]:
         """The phases seen so far."""
@@ -209,6 +210,12 @@ class Recorder:
         self._window += 1
         self._open = self._window if on else 0
         hooks.arm(on, compiled=not eagerly)
+
+    def _passed(self, take_off: Callable[[str], None], key: str | None) -> None:
+        if key is None:
+            self.arm(False)
+        else:
+            take_off(key)
 
     def _take_off(self) -> None:
         self._open = 0

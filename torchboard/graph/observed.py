@@ -39,14 +39,19 @@ class GraphRecorder:
     Args:
         model: any module, wrapped or not. Modules compiled by TorchScript are seen by their operators only. A model
             that ``torch.compile`` has compiled is recorded if that pass runs eagerly.
+        of_training: whether a pass in evaluation mode without gradients is only what there is before another one comes.
 
     Attributes:
         graph: what was recorded; None until a pass has gone through to its end.
-        partial: what ran of the last pass that raised; None if none did. The recorder waits for the next pass.
+        partial: what ran of the last pass that raised, or of one that is only something for now; None if there was none.
+            The recorder waits for the next pass.
         error: what ended the recording before that; None as a rule.
+        is_bypassed: whether layers were called while the model itself was not.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, of_training: bool = False) -> None:
+        self._of_training = of_training
+        self.is_bypassed = False
         self.graph: Graph | None = None
         self.partial: Graph | None = None
         self.error: Exception | None = None
@@ -96,6 +101,8 @@ class GraphRecorder:
     def _begins(self, name: str, module: nn.Module, args: Any) -> None:
         if (running := self._running()) is not None:
             running.tape.enter(module, name)
+        elif self._pass is None and not in_backward() and not _is_evaluation(module):
+            self.is_bypassed = True
 
     def _ends(self, name: str, module: nn.Module, args: Any, result: Any) -> None:
         if (running := self._running()) is not None:
@@ -107,11 +114,14 @@ class GraphRecorder:
             return
         if running is not None and running.is_alive():
             self._begins("", module, args)
-        elif self._may_start():
+        elif (self.partial is None or not self._is_makeshift(module)) and self._may_start():
             self._pass = _Pass(Tape(module, module_names(self._model)))
             self._pass.tape.give(module, args, kwargs)
             self._pass.tape.enter(module, "")
             self._pass.begin()
+
+    def _is_makeshift(self, module: nn.Module) -> bool:
+        return self._of_training and _is_evaluation(module)
 
     def _may_start(self) -> bool:
         """Whether a pass may begin now. Of several threads that call the model at once (``DataParallel``) one may."""
@@ -141,7 +151,10 @@ class GraphRecorder:
         running.end()
         self._over()
         self.error = running.error or self.error
-        if complete:
+        if complete and self._is_makeshift(module):
+            running.tape.take(result)
+            self.partial, complete = running.tape.graph(), False
+        elif complete:
             running.tape.take(result)
             self.graph = running.tape.graph()
         elif alive:
@@ -248,6 +261,10 @@ class _Pass:
             return True
         self._frame = None
         return False
+
+
+def _is_evaluation(module: nn.Module) -> bool:
+    return not module.training and not torch.is_grad_enabled()
 
 
 def _calling_frame() -> FrameType | None:

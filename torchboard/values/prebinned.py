@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from torchboard.errors import InvalidValueError
-from torchboard.values.histogram import Histogram, check_counts, constant_bucket, drawn_edges, thinnest
+from torchboard.values.buckets import constant_bucket, drawn_edges, thinnest
+from torchboard.values.histogram import Histogram, check_counts
 
 
 def from_limits(limits: Any, counts: Any, least: float = math.nan, greatest: float = math.nan) -> Histogram:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
+from torchboard.capture.models import Models
 from torchboard.capture.options import Capture
 from torchboard.capture.pictures.feature_maps import FeatureMaps, first_example
+from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image
 
 
@@ -107,6 +110,56 @@ def test_a_model_that_cannot_run_on_the_probe_is_left_in_peace():
     assert net.training and not any(module._forward_hooks for module in net.modules())
 
 
+def test_of_several_models_each_is_shown_with_the_first_example_that_it_gets():
+    class Fails(Net):
+        tries = 0
+
+        def forward(self, x):
+            x = super().forward(x)
+            if not self.training:
+                Fails.tries += 1
+                raise ValueError("targets")
+            return x
+
+    parts = {"maker": Net(), "judge": Net(), "odd": Fails(), "plain": nn.Linear(2, 2)}
+    maps = FeatureMaps(Models(parts), Capture(include=["*.conv", "plain"]), None)
+    maps.arm(True)
+    assert not parts["plain"]._forward_pre_hooks
+    for sizes in ((8, 9), (6, 6)):
+        parts["maker"](torch.randn(4, 1, *sizes))
+    assert maps.waits
+    maps.arm(False)
+    parts["judge"](torch.randn(4, 1, 7, 7))
+    (snapshot,) = maps.collect()
+    assert {tag: image.description for tag, image in snapshot.settle()} == {
+        "feature_maps/maker/conv": "6 channels, 6 x 7"
+    }
+    maps.arm(True)
+    for key in ("odd", "judge"):
+        parts[key](torch.randn(4, 1, 8, 8))
+    assert not maps.waits and not any(part._forward_pre_hooks for part in parts.values())
+    for _ in range(2):
+        (snapshot,) = maps.collect()
+        assert list(snapshot.plugins) == ["feature_maps/maker/conv", "feature_maps/judge/conv"]
+        assert str(maps.error) == "targets" and Fails.tries == 1, "one that cannot run costs the others nothing"
+
+
+def test_one_input_for_several_models_is_refused():
+    with pytest.raises(InvalidValueError, match="several models, a, b, and it does not say whose input it is"):
+        FeatureMaps(Models({"a": Net(), "b": Net()}), Capture(), torch.randn(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("way, windows", [("graph", 8), ("eager", 99)])
+def test_a_model_that_does_not_run_keeps_captured_steps_from_staying_compiled_for_a_while_only(way, windows):
+    maps = FeatureMaps(Models({"a": Net(), "b": Net()}), Capture(compiled=way), None)
+    waited = 0
+    for _ in range(99):
+        maps.arm(True)
+        waited += maps.waits
+        maps.arm(False)
+    assert waited == windows
+
+
 def test_a_model_with_nothing_to_show_gets_no_hook():
     net = nn.Linear(2, 2)
     maps = FeatureMaps(net, Capture(), None)
@@ -120,6 +173,32 @@ def test_the_first_example_is_cut_out_of_all_that_is_as_long_as_the_batch():
     )
     assert args[0].shape == (1, 3) and args[1] == "name"
     assert {name: tuple(value.shape) for name, value in kwargs.items()} == {"mask": (1,), "table": (7, 2), "scale": ()}
+
+
+def test_of_packed_sequences_the_longest_is_drawn():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+        def forward(self, packed, weights):
+            states, _ = self.lstm(packed)
+            return self.head(pad_packed_sequence(states, batch_first=True)[0]) * weights[:, None, None]
+
+    sequences = [torch.randn(length, 3) for length in (2, 7, 4)]
+    packed, weights = pack_sequence(sequences, enforce_sorted=False), torch.ones(3)
+    (example, first), _ = first_example((packed, weights), {})
+    assert torch.equal(pad_packed_sequence(example, batch_first=True)[0][0], sequences[1]) and first.shape == (1,)
+    model, kept = Reads(), []
+    maps = FeatureMaps(model, Capture(), None)
+    maps.arm(True)
+    model.lstm.register_forward_hook(lambda module, args, output: kept.append(output[0].data))
+    model(packed, weights)
+    (snapshot,) = maps.collect()
+    assert maps.error is None and list(snapshot.plugins) == ["feature_maps/lstm"]
+    assert [image.description for _, image in snapshot.settle()] == ["7 tokens (down) x 5 features (across)"]
+    (drawn,) = snapshot.copy.wait()
+    assert np.allclose(drawn, kept[-1].numpy()) and len(kept) == 2
 
 
 class Patches(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map_only
 
 from torchboard.capture.figures import Figures
@@ -251,13 +252,35 @@ class _Keep(InertWhenCopied):
 
 
 def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Copies of a model's inputs with a batch of one: every tensor as long as the first one is cut after its first row."""
-    tensors: list[Tensor] = []
-    tree_map_only(Tensor, tensors.append, (args, kwargs))
-    batch = next((len(tensor) for tensor in tensors if tensor.ndim), 0)
+    """Copies of a model's inputs with a batch of one: every tensor as long as the first one is cut after its first row.
 
-    def cut(tensor: Tensor) -> Tensor:
-        alike = tensor.ndim > 0 and len(tensor) == batch
-        return (tensor[:1] if alike else tensor).detach().clone()
+    Of packed sequences the longest is taken.
+    """
+    inputs: list[Any] = []
+    tree_map_only((Tensor, PackedSequence), inputs.append, (args, kwargs), is_leaf=_is_packed)
+    batch = next((_examples(given) for given in inputs if _examples(given)), 0)
 
-    return tree_map_only(Tensor, cut, (args, kwargs))
+    def cut(given: Any) -> Any:
+        if _is_packed(given):
+            return _longest(given)
+        return (given[:1] if _examples(given) == batch else given).detach().clone()
+
+    return tree_map_only((Tensor, PackedSequence), cut, (args, kwargs), is_leaf=_is_packed)
+
+
+def _is_packed(given: object) -> bool:
+    return isinstance(given, PackedSequence)
+
+
+def _examples(given: Any) -> int | None:
+    """How many there are along the first axis, or sequences; None of a number."""
+    if _is_packed(given):
+        return int(given.batch_sizes[0])  # it is on the host, always
+    return len(given) if given.ndim else None
+
+
+def _longest(packed: PackedSequence) -> PackedSequence:
+    """The first of the sequences in the order in which they are packed: the first row of each step."""
+    steps = packed.batch_sizes
+    rows = (steps.cumsum(0) - steps).to(packed.data.device, non_blocking=True)
+    return PackedSequence(packed.data.detach()[rows], torch.ones_like(steps))

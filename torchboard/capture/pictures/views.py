@@ -70,6 +70,8 @@ def view_of(module: nn.Module, output: Any, patches: tuple[int, int] | None) -> 
         return (_lines, _planes, _volumes)[spatial - 1](example) if example.ndim == spatial + 1 else None
     if local.ndim == 4:
         return _planes(local[0].permute(2, 0, 1), "features")
+    if local.ndim == 2 and isinstance(module, nn.RNNBase):  # of a packed sequence
+        return _tokens(local, patches)
     if local.ndim != 3:
         return None
     is_first_last = isinstance(module, nn.RNNBase) and not module.batch_first
