@@ -142,7 +142,8 @@ each an epoch over all captured steps, feature maps, the graph. `wandb.watch`: h
 the process that wandb starts beside. By hand: histograms of activations, parameters and gradients, written by another thread.
 torchlens: the outputs of all operations of one more forward pass, in memory; no gradients, no histograms, nothing written. A
 step that is not captured has hooks around the optimizer's step and counts metrics. How far two processes of one training
-differ by themselves is in the second row; ours and that are of {starts} pairs of processes. Each part may be of a run of its own (`--job`)."""
+differ by themselves is in the second row; ours and that are of {starts} pairs of processes. Each part may be of a run of its
+own (`--job`)."""
 
 
 def written() -> dict[str, str]:
