@@ -227,9 +227,7 @@ class Parameters:
     def _tags_of_updates(self, names: tuple[str, ...]) -> tuple[str | None, ...]:
         """None for a parameter that had no gradient at any of the steps."""
         own = tags("updates", names)
-        if all(map(self._steps.__contains__, names)):
-            return own
-        return tuple(tag if name in self._steps else None for tag, name in zip(own, names))
+        return tuple([tag if name in self._steps else None for tag, name in zip(own, names)])
 
     def _fail(self, error: Exception) -> None:
         self.error = error

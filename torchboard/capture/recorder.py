@@ -25,7 +25,7 @@ from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
-from torchboard.graph.hooks import InertWhenCopied, graph_task
+from torchboard.graph.hooks import InertWhenCopied, in_backward
 
 _Read = Callable[[Tensor], bool]
 _is_tracing = torch._C._is_tracing
@@ -247,10 +247,10 @@ class Recorder:
 
     def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
         options = self._options
-        recomputed = graph_task() != -1  # activation checkpointing runs the forward pass again inside the backward pass
+        recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
         if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
             self.dead_units.observe(hook.name, module, output)
-        for suffix, tensor in (("", output),) if type(output) is Tensor else tensors_in(output):
+        for suffix, tensor in tensors_in(output):
             if options.activations and not recomputed:
                 read = hook.reader(OUTPUTS, suffix)
                 if read is None or not read(tensor):

@@ -33,7 +33,7 @@ enum {
     BLOCK = 16,                                   /* counters that are skipped together where all are zero */
     BIN_PLACES = (ZERO_BINS + ZERO_PLACES + BLOCK - 1) / BLOCK * BLOCK,
     PIECE = 4096,
-    FEW = 256,                                   /* up to here a row's own counters are faster than counters beside it */
+    FEW = 256,                                    /* up to here a row's own counters are faster than counters beside it */
     SMALL = 4 * PIECE,                            /* up to here what is counted is not kept for another row */
     SAMPLE = 1024,
     MOST_THREADS = 64,
