@@ -162,7 +162,7 @@ class Torchboard(Watch):
     options: dict[str, str] = {}
 
     def after_step(self, loss: Tensor) -> None:
-        self.monitor.log_batch(loss=loss.detach())
+        self.monitor.log_batch(loss=loss)
 
     def end_epoch(self) -> None:
         self.monitor.log_epoch()

@@ -128,13 +128,12 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._write_steps_per_second = write_steps_per_second
         trial = trial_of(hparams, trial_id)
         self._ranks = Ranks(name_of(model), capture.rank_timeout, greeting(model))
-        writes = self._ranks.writes
+        self._writes = writes = self._ranks.writes
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
         self._metrics = PhaseMetrics()
         self.epoch = before.epochs
         self._batch, self.step = before.batches, before.steps
-        self._writes = writes
         self._error: BaseException | None = None
         self._closed = False
         self._warned: set[str] = set()
@@ -184,20 +183,24 @@ class Monitor(AnalysisMethods, NotebookMethods):
             InvalidValueError: a metric is not one real number; nothing of the batch is counted then.
             ClosedError: the monitor was closed.
         """
-        self._check_open("log_batch")
-        samples = check_samples(samples)
-        checked = {name: check_metric(name, value) for name, value in metrics.items()}
-        phase = self.phase_name
-        self._metrics.add(phase, checked)
-        if phase != TRAIN:
+        if self._closed:  # looked at here: what is called in every step, on cold caches, calls as little as can be
+            self._check_open("log_batch")
+        if samples is not None:
+            samples = check_samples(samples)
+        for name, value in metrics.items():
+            metrics[name] = check_metric(name, value)
+        self._metrics.means[self._watch.phase].add(metrics)
+        if self._watch.phase != TRAIN:
             return
         self._batch += 1
         if self._batches(self._batch):
             if self._write_steps_per_second:
-                checked = {**checked, **self._clock.batch_rates(samples)}
-            self._phases.write(TRAIN, "batch_{}", checked, self._batch)
-        self._profiler.end_batch()
-        self._clock.batch(samples)
+                metrics = {**metrics, **self._clock.batch_rates(samples)}
+            self._phases.write(TRAIN, "batch_{}", metrics, self._batch)
+        if not self._profiler.is_over:
+            self._profiler.end_batch()
+        if self._write_steps_per_second:
+            self._clock.batch(samples)
         self._watch.end_batch()
 
     def log_epoch(self, **metrics: Any) -> None:
@@ -301,10 +304,11 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._clock.epoch()
         self._watch.arm(self._due)
 
-    def _step_ended(self) -> None:
+    def _step_ended(self) -> bool:
         self.step += 1
-        self._profiler.end_step()
-        self._watch.arm(self._due and self._steps(self.step) and self._watch.overhead.affords())
+        if not self._profiler.is_over:
+            self._profiler.end_step()
+        return self._due and self._steps(self.step) and self._watch.overhead.affords()
 
     # ---- writing
 

@@ -13,7 +13,8 @@ from torchboard import MemorySink, Monitor
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.parameters import Parameters
-from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
+from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.weights_version import WeightsVersion
 from torchboard.errors import TorchboardWarning
 from torchboard.sketch.table import SketchTable
 from torchboard.values import Event
@@ -24,13 +25,16 @@ class Watch:
 
     def __init__(self, model, optimizer=None):
         self.calls = []
-        self.watcher = StepWatcher(model, self.before, self.after, optimizer)
+        self.watcher = StepWatcher(model, self.before, self.after, self.counted, optimizer=optimizer)
 
     def before(self, optimizer, closure):
         self.calls.append(("before", optimizer, closure))
 
     def after(self, optimizer, closure):
         self.calls.append(("after", optimizer, closure))
+
+    def counted(self):
+        self.calls.append(("counted",))
 
 
 def backward(model):
@@ -107,6 +111,21 @@ def test_only_optimizers_that_hold_a_parameter_of_the_model_are_reported():
         optimizer.step()
     assert watch.calls == [("before", ours, False), ("after", ours, False)]
     assert watch.watcher.live_optimizers() == [ours]
+
+
+def test_steps_of_a_lone_optimizer_are_counted_until_another_one_steps():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    first, second = (torch.optim.SGD(layer.parameters(), 0.1) for layer in model)
+    watch = Watch(model, first)
+    watch.watcher.rest()
+    backward(model)
+    first.step()
+    first.step()
+    assert watch.calls == [("counted",), ("counted",)]
+    second.step()
+    assert watch.watcher.resting is None and watch.watcher.rest() is None
+    first.step()
+    assert watch.calls[2:] == [(when, one, False) for one in (second, first) for when in ("before", "after")]
 
 
 def test_optimizers_that_are_gone_are_forgotten():
@@ -190,68 +209,6 @@ def test_a_captured_step_looks_at_all_optimizers_again():
         else:
             model.append(head)
     watch.release()
-
-
-@pytest.mark.parametrize(
-    ("batches", "steps"),
-    [("a ab ab", 3), ("ab ab", 2), ("ba ba", 2), ("aab aab", 4), ("a ab abc abc", 4), ("a A A", 3)],
-)
-def test_an_optimizer_found_behind_the_others_belongs_to_their_step(batches, steps):
-    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(3)])
-    optimizers = {name: torch.optim.SGD(layer.parameters(), 1e-4) for name, layer in zip("abcA", [*model, model[0]])}
-    with Monitor(model, sink=MemorySink(), optimizer=optimizers["a"], capture=Capture(every=1)) as monitor:
-        for names in batches.split():
-            backward(model)
-            for name in names:
-                optimizers[name].step()
-            monitor.log_batch()
-        assert monitor.step == steps
-
-
-class Twice(torch.optim.Optimizer):
-    """Wraps an optimizer, and lets it step twice in a step of its own."""
-
-    def __init__(self, inner):
-        self.inner = inner
-        super().__init__([weight for group in inner.param_groups for weight in group["params"]], {"lr": 1.0})
-
-    def step(self, closure=None):
-        self.inner.step()
-        self.inner.step()
-
-
-class Inherits(torch.optim.SGD):
-    """Its step is that of a class which has hooks of its own, as soon as there is an optimizer of that class."""
-
-    def step(self, closure=None):
-        super().step()
-        super().step()
-
-
-@pytest.mark.parametrize("first", ["found", "given", "failed"])
-@pytest.mark.parametrize("wraps", [True, False], ids=["one that wraps another", "one that inherits"])
-def test_steps_within_a_step_are_part_of_it(wraps, first):
-    model, sink = nn.Linear(3, 2), MemorySink()
-    inner = torch.optim.SGD(model.parameters(), 0.1)
-    optimizer = Twice(inner) if wraps else Inherits(model.parameters(), 0.1)
-    known = {"given": inner if wraps else optimizer}.get(first)
-    with Monitor(model, sink=sink, optimizer=known, capture=Capture(every=1), feature_maps=False) as monitor:
-        for step in range(3):
-            optimizer.zero_grad()
-            backward(model)
-            if first == "failed":
-                with pytest.raises(TypeError):
-                    optimizer.step(1, 2, 3)
-            before = model.weight.detach().clone()
-            optimizer.step()
-            change = model.weight.detach() - before
-            monitor.log_batch()
-            assert monitor.step == step + 1
-        monitor.log_epoch()
-    for tag, expected in (("gradients/weight", model.weight.grad), ("updates/weight", change)):
-        ((_, value),) = sink.series(tag)
-        assert value.buckets[:, 2].sum() == 3 * model.weight.numel()
-        assert value.buckets[0, 0] <= expected.min() and expected.max() <= value.buckets[-1, 1]
 
 
 def test_a_fault_of_ours_never_leaves_the_end_of_an_epoch(monkeypatch):

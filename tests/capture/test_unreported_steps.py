@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.capture.steps import WeightsVersion
+from torchboard.capture.weights_version import WeightsVersion
 
 BATCHES = 7
 

@@ -38,6 +38,11 @@ class LossScale:
         self._start: tuple[float, float] | None = None
         self._notes: list[Tensor] = []
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a scaler was found."""
+        return self._scaler is not None
+
     def before_step(self, optimizer: Optimizer) -> Tensor | None:
         """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it."""
         reference, scaled = self._scaled.get(id(optimizer), (None, False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import numbers
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -104,14 +105,7 @@ class PhaseMetrics:
     """The metrics of an epoch, by phase: means of what batches had, and what is given when it ends."""
 
     def __init__(self) -> None:
-        self._means: dict[str, RunningMeans] = {}
-
-    def add(self, phase: str, metrics: dict[str, float | Tensor]) -> None:
-        """Counts the checked metrics of a batch."""
-        means = self._means.get(phase)
-        if means is None:
-            means = self._means[phase] = RunningMeans()
-        means.add(metrics)
+        self.means: defaultdict[str, RunningMeans] = defaultdict(RunningMeans)
 
     def take(
         self, given: dict[str, float | Tensor], ranks: Ranks | None = None
@@ -125,10 +119,10 @@ class PhaseMetrics:
             ranks: whose batches count together, where there are several; all call it at the same time.
         """
         if ranks is not None and ranks.several:
-            phases = pooled_means({phase: means.totals() for phase, means in self._means.items()}, ranks)
-            self._means.clear()
+            phases = pooled_means({phase: means.totals() for phase, means in self.means.items()}, ranks)
+            self.means.clear()
         else:
-            phases = {phase: means.take() for phase, means in self._means.items()}
+            phases = {phase: means.take() for phase, means in self.means.items()}
         phases.setdefault(TRAIN, {})
         for name, value in given.items():
             if name.startswith(_VALIDATION_PREFIX):

@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
-from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
-from torchboard.capture.models import models_in
-from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
+from torchboard.capture.phase_graphs import PhaseGraphs
 from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.step_order import StepOrder
-from torchboard.capture.steps import StepWatcher, WeightsVersion, learning_rates
+from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.weights_version import WeightsVersion
 from torchboard.graph.eager import compiled_modules, eager_windows
-from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
 from torchboard.values import Pending, Scalar
 
@@ -50,46 +49,44 @@ class ModelWatch:
         optimizer: one that is known before it has stepped.
         feature_maps: whether convolutions are shown, or the input to show them for.
         graph: whether the first pass of each phase is recorded; ``"step"`` for one training step, too.
-        on_step: called when a training step has ended; held weakly, a bound method.
+        on_step: called when a training step has ended, and says whether the next one is captured; held weakly, a bound method.
+
+    Attributes:
+        phase: what forward passes belong to now.
     """
 
     def __init__(
         self,
         model: nn.Module,
         options: Capture,
-        on_step: Callable[[], None],
+        on_step: Callable[[], bool],
         *,
         optimizer: Optimizer | None = None,
         feature_maps: bool | Tensor = True,
         graph: bool | str = True,
     ) -> None:
-        check_write_graph(graph)
-        self._on_step = weakref.WeakMethod(on_step)
+        self._owner, self._asks = weakref.ref(on_step.__self__), on_step.__func__
+        self.phase = TRAIN
         self._options = options
         self.overhead = Overhead(options.max_overhead)
+        self._faults: dict[str, Exception] = {}
         self._parameters = Parameters(model, options)
         self._recorder = Recorder(model, options, self.overhead, self._parameters.after_backward)
         probe = feature_maps if isinstance(feature_maps, Tensor) else None
         hidden = options.compiled == "skip" and bool(compiled_modules(model))
         self._feature_maps = FeatureMaps(model, options, probe) if feature_maps is not False and not hidden else None
         self._model = model
-        self._graphs = {TRAIN: FirstPassGraph(model, of_training=True)} if graph and not hidden else {}
-        self._step_graph = StepGraph(model) if graph == "step" and not hidden else None
+        failed = partial(self._faults.setdefault, "the graph")
+        self._graphs = PhaseGraphs(model, graph, options.compiled, failed)
         self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
-        self._faults: dict[str, Exception] = {}
         self._is_idle = False
         self._runs_eagerly = False
-        self._awaiting: NextPasses | None = None
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
         self._was_captured = self._reads = False
-        self._steps = StepWatcher(model, self._before_step, self._after_step, optimizer)
+        actions = self._before_step, self._after_step, self._count_step
+        self._steps = StepWatcher(model, *actions, optimizer=optimizer)
         self._order = StepOrder(self._steps)
-
-    @property
-    def phase(self) -> str:
-        """What forward passes belong to now."""
-        return self._recorder.phase
 
     def add(self, collector: Collector) -> None:
         """One more collector, read with the others in epochs that write histograms."""
@@ -98,7 +95,8 @@ class ModelWatch:
     def arm(self, on: bool) -> None:
         """Opens or closes the window of the next step. Never raises: it is called within the optimizer's step."""
         self._order.takes_more = False
-        if on or not self._is_idle or self._step_graph is not None:
+        if on or not self._is_idle or self._graphs.of_step is not None:
+            self._order.wake()
             with self.overhead:
                 try:
                     self._arm(on)
@@ -116,37 +114,30 @@ class ModelWatch:
         self._parameters.arm(on)
         if self._feature_maps is not None:
             self._feature_maps.arm(on)
-        waits = self._waits_for_graph()
-        waits = waits or self._feature_maps is not None and self._feature_maps.waits
-        waits = waits or self._step_graph is not None and self._step_graph.waits
+        waits = self._graphs.begin_step(on) or self._feature_maps is not None and self._feature_maps.waits
         self._run_eagerly(waits and self._options.compiled != "skip")
 
     def enter(self, phase: str, capture: bool) -> str:
         """Forward passes belong to ``phase`` from now on, and the first one is captured if asked for; gives the phase before."""
-        before, self._recorder.phase = self._recorder.phase, phase
+        before, self.phase = self.phase, phase
+        self._recorder.phase = phase
         self._recorder.arm(False)
         if self._parameters.armed if phase == TRAIN else capture:
             self._hook_layers()
-        self._record_phase(before, phase)
+        self._graphs.enter(phase)
         return before
 
     @contextmanager
     def looking_away(self) -> Iterator[nn.Module]:
         """The model, for a pass inside that nothing here sees; what waited for a pass waits on afterwards."""
         armed, waits = self._recorder.armed, self._feature_maps is not None and self._feature_maps.waits
-        graphs = [self._graphs.get(self.phase), self._step_graph if self.phase == TRAIN else None]
         self._recorder.arm(False)
         if waits:
             self._feature_maps.arm(False)
-        for graph in filter(None, graphs):
-            graph.listen(False)
         try:
-            yield self._model
+            with self._graphs.looking_away():
+                yield self._model
         finally:
-            if self.phase in self._graphs:
-                self._graphs[self.phase].listen(True, self._runs_first_passes)
-            if self._step_graph is not None and self.phase == TRAIN:
-                self._step_graph.listen(True)
             if waits:
                 self._feature_maps.arm(True)
             if armed:
@@ -202,20 +193,18 @@ class ModelWatch:
 
     def take_graphs(self, last: bool = False) -> Iterator[tuple[str, RecordedGraph | RecordedStep]]:
         """Phase and graph of the first passes and a step, each once; with ``last``, of passes that raised half-way too."""
-        graphs = [("the graph", phase, graph) for phase, graph in self._graphs.items()]
-        graphs += [("the graph of a step", TRAIN, self._step_graph)] if self._step_graph is not None else []
-        for what, phase, graph in graphs:
+        for what, phase, graph in self._graphs.kinds():
             for recorded in self._seen(what, lambda graph=graph: [graph.collect(last)]):
                 if recorded is not None:
                     yield phase, recorded
 
     def costs(self) -> LayerCosts:
         """What the layers cost in the first training pass; of a model not seen running their parameters alone."""
-        return self._graphs[TRAIN].costs if self._graphs else layer_costs(self._model, None)
+        return self._graphs.costs()
 
     def errors(self) -> Iterator[tuple[str, BaseException]]:
         """What could not be captured, and why."""
-        graphs = [("the graph", graph) for graph in self._graphs.values()] + [("the graph of a step", self._step_graph)]
+        graphs = ((what, graph) for what, _, graph in self._graphs.kinds())
         parameters = ("gradients and updates", self._parameters)
         collectors = ("activations", self._recorder), parameters, ("feature maps", self._feature_maps), *graphs
         for lost, collector in collectors:
@@ -231,13 +220,9 @@ class ModelWatch:
         self._recorder.release()
         self._parameters.arm(False)
         self._run_eagerly(False)
-        self._end_awaiting()
         if self._feature_maps is not None:
             self._feature_maps.arm(False)
-        for graph in self._graphs.values():
-            graph.listen(False)
-        if self._step_graph is not None:
-            self._step_graph.close()
+        self._graphs.close()
 
     def _hook_layers(self) -> None:
         """For the rest of a window of training, or for one pass of another phase. Never raises."""
@@ -249,58 +234,6 @@ class ModelWatch:
         except Exception as error:  # of a user's predicate, say
             self._faults.setdefault("layers", error)
             self._recorder.arm(False)
-
-    def _record_phase(self, before: str, phase: str) -> None:
-        """The first pass of the phase is the next to be recorded; compiled code runs it eagerly, or is left alone."""
-        self._end_awaiting()
-        if self._step_graph is not None:
-            self._step_graph.listen(phase == TRAIN)
-        if before in self._graphs:
-            self._graphs[before].listen(False)
-        if phase in self._graphs:
-            self._graphs[phase].listen(True, phase != TRAIN or self._runs_first_passes)
-        elif self._graphs and not (self._options.compiled == "skip" and compiled_modules(self._model)):
-            self._graphs[phase] = FirstPassGraph(self._model)
-        if phase != TRAIN and phase in self._graphs:
-            self._await_pass(self._graphs[phase])
-
-    def _waits_for_graph(self) -> bool:
-        """Whether the step that begins runs eagerly for a first pass: the first one, and, as not all of several models may run
-        in that, captured ones, until they have."""
-        if not self._graphs or self._order.is_first:
-            return bool(self._graphs)
-        graph, eagerly = self._graphs[TRAIN], self._runs_first_passes
-        if graph.is_pending:
-            graph.listen_on(self.phase == TRAIN, eagerly)
-        return eagerly and graph.waits
-
-    @property
-    def _runs_first_passes(self) -> bool:
-        """Whether compiled code runs eagerly now where a graph may wait for it."""
-        if self.phase != TRAIN:
-            return self._awaiting is not None
-        return self._order.is_first or self._parameters.armed and self._options.compiled == "eager"
-
-    def _await_pass(self, graph: FirstPassGraph) -> None:
-        """Compiled code runs eagerly until the passes have ended that a graph waits for: it must not meet the hooks."""
-        if not graph.waits or self._options.compiled == "skip":
-            return
-        if eager_windows.enter():
-            passed, failed = partial(self._passed, graph), partial(self._faults.setdefault, "the graph")
-            self._awaiting = NextPasses(models_in(self._model), graph.awaited, passed, failed)
-        else:
-            graph.listen(False)
-
-    def _passed(self, graph: FirstPassGraph, key: str | None) -> None:
-        if key is None:
-            self._end_awaiting()
-            graph.listen(True, eagerly=False)  # what did not come is waited for in the next phase of that name
-
-    def _end_awaiting(self) -> None:
-        awaiting, self._awaiting = self._awaiting, None
-        if awaiting is not None:
-            awaiting.close()
-            eager_windows.leave()
 
     def _run_eagerly(self, on: bool) -> None:
         """Whether compiled code runs eagerly for the hooks that wait for one pass."""
@@ -333,17 +266,26 @@ class ModelWatch:
             self._weights.report(captured)
             self._end_step()
             self._order.takes_more, self._was_captured = True, captured
+            if self._is_idle and self._graphs.of_step is None and not self._loss_scale.is_watched:
+                self._order.rest()
         elif ends is not None and self._order.is_late:
             self._weights.report(captured)
+
+    def _count_step(self) -> None:
+        """A step that nothing looks at has ended, and a training step with it: as ``_after_step``, in as few calls as can be."""
+        self._weights.report(False)
+        owner = self._owner()
+        if owner is not None and self._asks(owner):
+            self.arm(True)
+        self._order.takes_more, self._was_captured = True, False
 
     def _end_step(self) -> None:
         self._order.stepped.clear()
         self._order.is_first = False
-        if self._step_graph is not None:
-            self._step_graph.end_step()
+        self._graphs.end_step()
         if self._parameters.armed:
             self._recorder.end_step()
             self.overhead.captured()
-        on_step = self._on_step()
-        if on_step is not None:
-            on_step()
+        owner = self._owner()
+        if owner is not None:
+            self.arm(self._asks(owner))

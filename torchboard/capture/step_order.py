@@ -43,6 +43,15 @@ class StepOrder:
         self._outer: weakref.ref[Optimizer] | None = None
         self._inner = 0
 
+    def rest(self) -> None:
+        """While there is but one optimizer, each of its steps is a training step that is only counted, until ``wake``."""
+        self._outer = self._watcher.rest()  # so that a step of another one in one of these is seen to be a part of it
+
+    def wake(self) -> None:
+        """Every step is reported again."""
+        self._outer = None
+        self._watcher.resting = None
+
     def begin(self, optimizer: Optimizer) -> bool | None:
         """An optimizer is about to step; whether the present training step has ended before it. None, and nothing else is to be
         done, where that is part of another one's step."""

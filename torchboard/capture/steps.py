@@ -5,13 +5,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torchboard.capture.modes import any_on, unseen
+from torchboard.capture.modes import unseen
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import graph_task
 
@@ -20,15 +22,16 @@ class StepWatcher:
     """Reports the steps of every optimizer that holds a parameter of the model.
 
     Optimizers are found when they step, or named. What this leaves installed is one hook before and one after every
-    optimizer step of the process: microseconds. An optimizer that held nothing of the model when it was looked at is looked
-    at again after ``look_again``, and when it was given another group of parameters. Steps taken inside a backward pass or a
-    compiled function are not boundaries and are not reported.
+    optimizer step of the process: microseconds, and fewer where steps are only counted. An optimizer that held nothing of the
+    model when it was looked at is looked at again after ``look_again``, and when it was given another group of parameters.
+    Steps taken inside a backward pass or a compiled function are not boundaries and are not reported.
 
     Args:
         model: whose parameters to look for.
         before: a bound method, whose object is held weakly; called just before an optimizer steps, with it, and with
             whether it was given a closure: a function that computes the gradients within the step.
-        after: called likewise when it has stepped.
+        after: another one of that object, called likewise when it has stepped.
+        counted: another one, called without arguments instead of these two while steps are only counted.
         optimizer: one that is known before it has stepped.
 
     Raises:
@@ -36,6 +39,7 @@ class StepWatcher:
 
     Attributes:
         optimizers: those seen so far, in the order seen.
+        resting: the one whose steps are only counted now, if one's are.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class StepWatcher:
         model: nn.Module,
         before: MethodType,
         after: MethodType,
+        counted: MethodType,
+        *,
         optimizer: Optimizer | None,
     ) -> None:
         if optimizer is not None:
@@ -50,10 +56,18 @@ class StepWatcher:
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
         self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()  # how many groups it had
         self._model = weakref.ref(model)
-        self._handles = [
-            register_optimizer_step_pre_hook(_hook(weakref.ref(self), before)),
-            register_optimizer_step_post_hook(_hook(weakref.ref(self), after)),
-        ]
+        self.resting: weakref.ref[Optimizer] | None = None
+        self._is_inside = False
+        self._owner, self._before, self._after = weakref.ref(before.__self__), before.__func__, after.__func__
+        hooks = _hooks(weakref.ref(self), self._owner, counted.__func__)
+        self._handles = [register_optimizer_step_pre_hook(hooks[0]), register_optimizer_step_post_hook(hooks[1])]
+
+    def rest(self) -> weakref.ref[Optimizer] | None:
+        """While there is but one optimizer, its steps are only counted from now on, until another one steps or it does within
+        itself, or until ``resting`` is None; gives it."""
+        self.resting = self.optimizers[0] if len(self.optimizers) == 1 else None
+        self._is_inside = False
+        return self.resting
 
     def look_again(self) -> None:
         """Optimizers that held nothing of the model may hold something by now."""
@@ -74,6 +88,7 @@ class StepWatcher:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self.resting = None
 
     def hears(self, optimizer: Optimizer) -> bool:
         """Whether a step that this optimizer takes now is a boundary."""
@@ -83,6 +98,16 @@ class StepWatcher:
             if reference() is optimizer:
                 return True
         return self._others.get(optimizer) != len(optimizer.param_groups) and self._is_found(optimizer)
+
+    def _report(self, action: Callable[..., None], optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        """Calls ``before`` or ``after`` if this step is a boundary; steps are not only counted then."""
+        target = self._owner()
+        if target is None or torch.compiler.is_compiling() or not self.hears(optimizer):
+            return
+        self.resting = None
+        closure = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
+        with unseen():
+            action(target, optimizer, closure is not None)
 
     def _is_found(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer that was not known before holds a parameter of the model."""
@@ -94,6 +119,43 @@ class StepWatcher:
             return False
         self.optimizers = [weakref.ref(known) for known in (*self.live_optimizers(), optimizer)]
         return True
+
+
+def _hooks(
+    reference: weakref.ref[StepWatcher], owner: weakref.ref[object], counted: Callable[[Any], None]
+) -> tuple[Callable[[Optimizer, tuple, dict], None], Callable[[Optimizer, tuple, dict], None]]:
+    """What is called before and after a step; holds the watcher weakly. None is returned: a value would replace the arguments.
+
+    They run in every step, with caches that the step has filled, where a function that is called takes as long as a dozen in a
+    loop. So what is only counted calls as few as can be.
+    """
+
+    def before(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if is_dynamo_compiling():
+            return
+        watcher = reference()
+        if watcher is None:
+            return
+        resting = watcher.resting
+        if resting is not None and resting() is optimizer and not watcher._is_inside:
+            watcher._is_inside = True
+        else:
+            watcher._report(watcher._before, optimizer, args, kwargs)
+
+    def after(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if is_dynamo_compiling():
+            return
+        watcher, target = reference(), owner()
+        if watcher is None or target is None:
+            return
+        resting = watcher.resting
+        if resting is not None and resting() is optimizer and watcher._is_inside and graph_task() == -1:
+            watcher._is_inside = False
+            counted(target)
+        else:
+            watcher._report(watcher._after, optimizer, args, kwargs)
+
+    return before, after
 
 
 def parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
@@ -119,98 +181,6 @@ def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             f"it holds none of the parameters of {type(model).__name__}",
             "make it of model.parameters(), after whatever replaces them, or leave it out: it is found when it steps",
         )
-
-
-def _hook(reference: weakref.ref[StepWatcher], action: MethodType) -> Callable[[Optimizer, tuple, dict], None]:
-    """An optimizer hook that holds the watcher weakly and returns None: a value would replace the step's arguments.
-
-    It runs in every step, with caches that the step has filled, so that each function on the way counts.
-    """
-    owner, function = weakref.ref(action.__self__), action.__func__
-
-    def hook(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-        if torch.compiler.is_compiling():
-            return
-        watcher, target = reference(), owner()
-        if watcher is None or target is None or not watcher.hears(optimizer):
-            return
-        closure = kwargs["closure"] if "closure" in kwargs else args[1] if len(args) > 1 else None
-        if any_on():
-            with unseen():
-                function(target, optimizer, closure is not None)
-        else:
-            function(target, optimizer, closure is not None)
-
-    return hook
-
-
-class WeightsVersion:
-    """Tells of steps that nobody reports, by the version counters that autograd keeps of weights that are written to.
-
-    The counter of one weight is looked at, the first trainable one: a microsecond. Those of all are, 0.1 us each, where no steps
-    are reported, or in captured ones alone, as of a compiled optimizer: it may hold other weights.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = weakref.ref(model)
-        self._owner: weakref.ref[nn.Module] | None = None
-        self._key = ""
-        self._version = (0, 0)
-        self._all: list[weakref.ref[Tensor]] = []
-        self._total: int | None = None
-        self.report(captured=True)
-        self.changed()
-
-    def look_again(self) -> None:
-        """Another weight may be the first one by now."""
-        self._owner = None
-
-    def report(self, captured: bool) -> None:
-        """A step has ended, a captured one or not; what is written until ``changed`` is asked belongs to it."""
-        self._reported, self._captured = True, captured
-
-    def changed(self) -> bool:
-        """Whether weights were written to since the last call, and no step was reported since."""
-        reported, self._reported = self._reported, False
-        owner = self._owner() if self._owner is not None else None
-        weight = owner._parameters[self._key] if owner is not None and self._key in owner._parameters else None
-        if weight is None or not weight.requires_grad:
-            weight = self._look()
-        before, self._version = self._version, (0, 0) if weight is None else (id(weight), weight._version)
-        written = self._version != before
-        if self._captured if reported else self._total is not None:
-            known, total = self._all, self._total
-            self._total = self._sum()
-            written = written or known is self._all and self._total != total
-        else:
-            self._total = None
-        return written and not reported
-
-    def _sum(self) -> int:
-        weights = [reference() for reference in self._all]
-        model = self._model()
-        if model is not None and (not weights or any(weight is None for weight in weights)):
-            weights = [weight for weight in model.parameters() if _is_counted(weight)]
-            self._all = [weakref.ref(weight) for weight in weights]
-        return sum(weight._version for weight in weights if weight is not None)
-
-    def _look(self) -> Tensor | None:
-        """The first trainable parameter; its place is kept."""
-        model = self._model()
-        for module in model.modules() if model is not None else ():
-            for key, weight in module._parameters.items():
-                if weight is not None and _is_counted(weight):
-                    self._owner, self._key = weakref.ref(module), key
-                    return weight
-        return None
-
-
-def _is_counted(weight: Tensor) -> bool:
-    """Whether it is trainable and what is written to it is counted, which is not so of one made in ``inference_mode``."""
-    try:
-        return weight.requires_grad and weight._version >= 0
-    except RuntimeError:
-        return False
 
 
 def learning_rates(optimizers: list[Optimizer]) -> dict[str, object]:

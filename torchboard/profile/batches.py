@@ -59,18 +59,21 @@ class BatchProfiler:
         batches: the first and the last, counted from 1; None for none. From batch 1 on it begins at once.
         run: gets what ``write_profile`` writes.
         model: whose layers are told apart in it.
+
+    Attributes:
+        is_over: whether there is nothing left to profile: no end of a batch or a step needs to be told then.
     """
 
     def __init__(self, batches: tuple[int, int] | None, run: Run, model: nn.Module) -> None:
         self._run = run
         self._model = model
         self._first, self._last = batches or (0, 0)
-        self._is_over = batches is None
+        self.is_over = batches is None
         self._batches = self._steps = self._number = 0
         self._profile: profile | None = None
         self._mark: Any = None
         self._marks: LayerMarks | None = None
-        if not self._is_over:
+        if not self.is_over:
             self._begin_if_due(0)
 
     @property
@@ -81,13 +84,13 @@ class BatchProfiler:
     def end_batch(self) -> None:
         """A batch has ended."""
         self._batches += 1
-        if not self._is_over:
+        if not self.is_over:
             self._end(self._batches)
 
     def end_step(self) -> None:
         """A step of training has ended, of a batch that ends with it or later."""
         self._steps += 1
-        if self._is_over:
+        if self.is_over:
             return
         if self._batches < self._steps - 1:  # nobody says where batches end
             self._end(self._steps)
@@ -110,7 +113,7 @@ class BatchProfiler:
 
     def stop(self) -> profile | None:
         """Stops, if it runs; gives the profiler that has stopped."""
-        stopped, self._profile, self._is_over = self._profile, None, True
+        stopped, self._profile, self.is_over = self._profile, None, True
         if self._marks is not None:
             self._marks.remove()
         if stopped is not None:
@@ -140,7 +143,7 @@ class BatchProfiler:
     def _begin_if_due(self, number: int) -> None:
         if self.runs or number < self._first - 1:
             return
-        self._is_over = True  # unless it starts
+        self.is_over = True  # unless it starts
         if torch.autograd._profiler_enabled():
             _warn(f"another profiler is active: batches {self._first} to {self._last} are not profiled")
             return
@@ -151,7 +154,7 @@ class BatchProfiler:
         except Exception as error:
             _warn(f"the profiler could not be started ({type(error).__name__}: {error})")
             return
-        self._profile, self._is_over = started, False
+        self._profile, self.is_over = started, False
         self._marks = LayerMarks(self._model)
         self._mark_batch(number + 1)
 

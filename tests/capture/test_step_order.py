@@ -1,0 +1,233 @@
+"""Which steps of optimizers make a training step, whether they are captured or only counted."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from torchboard import MemorySink, Monitor
+from torchboard.capture.options import Capture
+
+EVERY = [1, 2, 1000]
+
+
+def backward(model):
+    model(torch.randn(4, 3)).pow(2).sum().backward()
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize(
+    ("batches", "steps"),
+    [
+        ("a ab ab", 3),
+        ("ab ab", 2),
+        ("ba ba", 2),
+        ("aab aab", 4),
+        ("a ab abc abc", 4),
+        ("a A A", 3),
+        ("a a a ab abb ab", 7),
+    ],
+)
+def test_an_optimizer_found_behind_the_others_belongs_to_their_step(batches, steps, every):
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(3)])
+    optimizers = {name: torch.optim.SGD(layer.parameters(), 1e-4) for name, layer in zip("abcA", [*model, model[0]])}
+    with Monitor(model, sink=MemorySink(), optimizer=optimizers["a"], capture=Capture(every=every)) as monitor:
+        for names in batches.split():
+            backward(model)
+            for name in names:
+                optimizers[name].step()
+            monitor.log_batch()
+        assert monitor.step == steps
+
+
+class Twice(torch.optim.Optimizer):
+    """Wraps an optimizer, and lets it step twice in a step of its own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__([weight for group in inner.param_groups for weight in group["params"]], {"lr": 1.0})
+
+    def step(self, closure=None):
+        self.inner.step()
+        self.inner.step()
+
+
+class Inherits(torch.optim.SGD):
+    """Its step is that of a class which has hooks of its own, as soon as there is an optimizer of that class."""
+
+    def step(self, closure=None):
+        super().step()
+        super().step()
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize("first", ["found", "given", "failed"])
+@pytest.mark.parametrize("wraps", [True, False], ids=["one that wraps another", "one that inherits"])
+def test_steps_within_a_step_are_part_of_it(wraps, first, every):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    inner = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = Twice(inner) if wraps else Inherits(model.parameters(), 0.1)
+    known = {"given": inner if wraps else optimizer}.get(first)
+    expected = {"gradients": [], "updates": []}
+    with Monitor(model, sink=sink, optimizer=known, capture=Capture(every=every), feature_maps=False) as monitor:
+        for step in range(3):
+            optimizer.zero_grad()
+            backward(model)
+            if first == "failed":
+                with pytest.raises(TypeError):
+                    optimizer.step(1, 2, 3)
+            before = model.weight.detach().clone()
+            optimizer.step()
+            if step % every == 0:
+                expected["gradients"].append(model.weight.grad.clone())
+                expected["updates"].append(model.weight.detach() - before)
+            monitor.log_batch()
+            assert monitor.step == step + 1
+        monitor.log_epoch()
+    for kind, tensors in expected.items():
+        ((_, value),) = sink.series(f"{kind}/weight")
+        both = torch.stack(tensors)
+        assert value.buckets[:, 2].sum() == both.numel()
+        assert value.buckets[0, 0] <= both.min() and both.max() <= value.buckets[-1, 1]
+
+
+class Later(torch.optim.SGD):
+    """Lets another optimizer step in its own step, from some time on."""
+
+    inner = None
+
+    def step(self, closure=None):
+        super().step()
+        if self.inner is not None:
+            self.inner.step()
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize("kind", ["outer", "inner"])
+def test_a_wrapped_optimizer_that_comes_later_takes_no_steps_of_its_own(kind, every):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    known = Later(model.parameters(), 1e-3)
+    other = Twice(known) if kind == "outer" else torch.optim.SGD(model[1].parameters(), 1e-3)
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=every)) as monitor:
+        for step in range(9):
+            if step == 4 and kind == "inner":
+                known.inner = other
+            backward(model)
+            (other if kind == "outer" and step >= 4 else known).step()
+            monitor.log_batch()
+            assert monitor.step == step + 1
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_a_step_within_a_backward_pass_is_none_and_the_batch_ends_one(every):
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    ended = []
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=every), feature_maps=False) as monitor:
+        for within in (False, False, True, True, False, True, False):
+            if within:
+                hook = model.weight.register_post_accumulate_grad_hook(lambda _: optimizer.step())
+                backward(model)
+                hook.remove()
+            else:
+                backward(model)
+                optimizer.step()
+            ended.append(monitor.step)
+            monitor.log_batch()
+    assert ended == [1, 2, 2, 3, 5, 5, 7]
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_optimizers_of_others_that_step_in_between_change_nothing(every):
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer, foreign = (torch.optim.SGD(one.parameters(), 1e-3) for one in (model, other))
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=every)) as monitor:
+        for step in range(7):
+            for one, optimizers in ((other, [foreign]), (model, [optimizer, foreign])):
+                backward(one)
+                for each in optimizers:
+                    each.step()
+            assert monitor.step == step + 1
+
+
+def test_steps_that_fail_are_not_counted():
+    class Fails(torch.optim.SGD):
+        def step(self, closure=None):
+            if fails:
+                raise RuntimeError("not this time")
+            return super().step()
+
+    model, fails = nn.Linear(3, 2), []
+    optimizer = Fails(model.parameters(), 1e-3)
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=1000)) as monitor:
+        for expected in (1, 2, None, None, 3, 4, None, 5):
+            fails[:] = [] if expected else [True]
+            backward(model)
+            if fails:
+                with pytest.raises(RuntimeError, match="not this time"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+                assert monitor.step == expected
+
+
+def test_a_new_optimizer_takes_over_and_the_old_one_is_forgotten():
+    model = nn.Linear(3, 2)
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=1000)) as monitor:
+        for step in range(12):
+            if step % 4 == 0:
+                optimizer = torch.optim.SGD(model.parameters(), 1e-3 * (step + 1))
+                gc.collect()
+            backward(model)
+            optimizer.step()
+            monitor.log_batch()
+            assert monitor.step == step + 1
+        assert monitor._watch.learning_rates() == {"": 1e-3 * 9}
+
+
+def test_a_monitor_that_is_forgotten_leaves_the_training_alone():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    monitor = Monitor(model, sink=MemorySink(), capture=Capture(every=1000))
+    for step in range(6):
+        backward(model)
+        optimizer.step()
+        if step == 3:
+            del monitor
+            gc.collect()
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_steps_that_a_scaler_skips_are_counted_between_captured_steps_too(every):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=3)
+    with Monitor(model, sink=sink, capture=Capture(every=every)) as monitor:
+        for step in range(12):
+            optimizer.zero_grad()
+            scale = float("inf") if step in (4, 9) else 1.0
+            scaler.scale(model(torch.randn(4, 3)).pow(2).sum() * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            monitor.log_batch()
+        assert monitor.step == 10
+        monitor.log_epoch()
+    assert [value.value for _, value in sink.series("monitor/skipped_steps")] == [2.0]
+
+
+def test_an_optimizer_found_behind_a_step_that_was_not_captured_is_not_captured_with_it():
+    model, sink = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), MemorySink()
+    optimizers = [torch.optim.SGD(layer.parameters(), 1e-3) for layer in model]
+    with Monitor(model, sink=sink, optimizer=optimizers[0], capture=Capture(every=3), feature_maps=False) as monitor:
+        for found in (0, 0, 0, 0, 0, 1, 1):
+            backward(model)
+            for optimizer in optimizers[: found + 1]:
+                optimizer.step()
+        assert monitor.step == 7
+        monitor.log_epoch()
+    seen = {tag: int(sink.series(f"gradients/{tag}")[-1][1].buckets[:, 2].sum()) for tag in ("0/weight", "1/weight")}
+    assert seen == {"0/weight": 3 * 9, "1/weight": 1 * 6}
