@@ -120,7 +120,8 @@ class Monitor(AnalysisMethods, NotebookMethods):
     ) -> None:
         model = as_model(model)
         self._histograms = frequency("histogram_freq", histogram_freq)
-        self._batches = frequency("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq))
+        self._update_every = {"epoch": 0, "batch": 1}.get(update_freq, update_freq)
+        frequency("update_freq", self._update_every)
         self._projections = frequency("embeddings_freq", embeddings_freq)
         self._embeddings = EmbeddingLayers(model, embeddings_metadata)
         profiled = batches_of(profile_batch)
@@ -193,7 +194,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         if self._watch.phase != TRAIN:
             return
         self._batch += 1
-        if self._batches(self._batch):
+        if self._update_every and self._batch % self._update_every == 0:
             if self._write_steps_per_second:
                 metrics = {**metrics, **self._clock.batch_rates(samples)}
             self._phases.write(TRAIN, "batch_{}", metrics, self._batch)
