@@ -113,7 +113,9 @@ def report(job: str, rounds: int) -> str:
     """The measured table of one job."""
     rows, plains = [], []
     for variant in ORDER[job]:
-        number = PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds * (MORE.get(job, 1) if variant in OURS else 1)
+        number = (
+            PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds * (MORE.get(job, 1) if variant in OURS else 1)
+        )
         pairs, end = turns(job, variant, number)
         plains += [plain["cpu"] for plain, _ in pairs]
         milliseconds = 1e3 * statistics.median(ours["cpu"] for _, ours in pairs)

@@ -186,8 +186,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         """
         if self._closed:  # looked at here: what is called in every step, on cold caches, calls as little as can be
             self._check_open("log_batch")
-        if samples is not None:
-            samples = check_samples(samples)
+        samples = None if samples is None else check_samples(samples)
         for name, value in metrics.items():
             metrics[name] = check_metric(name, value)
         self._metrics.means[self._watch.phase].add(metrics)
