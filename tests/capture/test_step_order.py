@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchboard import MemorySink, Monitor
 from torchboard.capture.options import Capture
@@ -231,3 +234,32 @@ def test_an_optimizer_found_behind_a_step_that_was_not_captured_is_not_captured_
         monitor.log_epoch()
     seen = {tag: int(sink.series(f"gradients/{tag}")[-1][1].buckets[:, 2].sum()) for tag in ("0/weight", "1/weight")}
     assert seen == {"0/weight": 3 * 9, "1/weight": 1 * 6}
+
+
+class Seen(TorchDispatchMode):
+    """Counts the operators that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_a_mode_of_the_user_sees_nothing_of_ours(every):
+    def train(watched):
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        monitor = Monitor(model, sink=MemorySink(), capture=Capture(every=every)) if watched else nullcontext()
+        with monitor, Seen() as seen:
+            for _ in range(7):
+                optimizer.zero_grad()
+                model(torch.ones(2, 1, 8, 8)).pow(2).sum().backward()
+                optimizer.step()
+        assert not watched or monitor.step == 7
+        return seen.operators
+
+    assert train(True) == train(False)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
+from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
@@ -276,7 +277,8 @@ class ModelWatch:
         self._weights.report(False)
         owner = self._owner()
         if owner is not None and self._asks(owner):
-            self.arm(True)
+            with unseen():
+                self.arm(True)
         self._order.takes_more, self._was_captured = True, False
 
     def _end_step(self) -> None:
