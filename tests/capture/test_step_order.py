@@ -263,3 +263,24 @@ def test_a_mode_of_the_user_sees_nothing_of_ours(every):
         return seen.operators
 
     assert train(True) == train(False)
+
+
+@pytest.mark.parametrize("interval", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(8))
+def test_skipped_steps_are_all_counted_whatever_the_scale_did_before(interval, seed):
+    random = torch.Generator().manual_seed(seed)
+    model, sink, expected = nn.Linear(3, 2), MemorySink(), []
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=interval)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for _ in range(3):
+            skipped = torch.rand(40, generator=random) < 0.4
+            for skips in skipped.tolist():
+                optimizer.zero_grad()
+                scaler.scale(model(torch.ones(4, 3)).sum() * (float("inf") if skips else 1.0)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                monitor.log_batch()
+            monitor.log_epoch()
+            expected.append(float(skipped.sum()))
+    assert [value.value for _, value in sink.series("monitor/skipped_steps")] == expected

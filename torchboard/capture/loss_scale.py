@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -63,7 +64,13 @@ class LossScale:
         notes = torch.cat(self._notes)
         self._notes = [notes[-1:]]
         start, self._start = self._start, None
-        return [SkippedSteps((SKIPPED_STEPS,), HostCopy([notes]), self._rules, start)]
+        return [SkippedSteps((SKIPPED_STEPS,), HostCopy([notes]), self._rules, start, self._tells_good_steps())]
+
+    def _tells_good_steps(self) -> bool:
+        """Whether each note is of a good step: there is one scaled optimizer, and its steps are left out by the scaler."""
+        scaled = [reference() for reference, is_scaled in self._scaled.values() if is_scaled]
+        live = [optimizer for optimizer in scaled if optimizer is not None]
+        return len(live) == 1 and not getattr(live[0], "_step_supports_amp_scaling", False)
 
     def _find(self) -> bool:
         """Whether a scaler is stepping right now; the first one is the one that is watched."""
@@ -114,10 +121,12 @@ class SkippedSteps(Snapshot):
     Attributes:
         rules: of the scaler.
         start: its scale and its count of good steps before the first note; None where the first note is the start.
+        follow_good_steps: whether each note but the first is of a good step, so that one lies behind it.
     """
 
     rules: _Rules
     start: tuple[float, float] | None
+    follow_good_steps: bool
 
     kind = Scalar
 
@@ -125,20 +134,22 @@ class SkippedSteps(Snapshot):
         (notes,) = self.copy.wait()
         if self.start is not None:
             notes = np.concatenate([np.array([self.start], notes.dtype), notes])
-        skipped = sum(_skipped(before, after, self.rules) for before, after in zip(notes, notes[1:]))
+        first = 0 if self.start is None else None  # what the scaler did before it was found is not known
+        good = chain([first], repeat(1)) if self.follow_good_steps else repeat(None)
+        skipped = sum(_skipped(*pair, self.rules, steps) for *pair, steps in zip(notes, notes[1:], good))
         yield SKIPPED_STEPS, Scalar(float(skipped), "steps of this epoch that the loss scaler left out")
 
 
-def _skipped(before: np.ndarray, after: np.ndarray, rules: _Rules) -> int:
-    """Steps skipped between two notes of (scale, good steps in a row); between them at most one was good.
+def _skipped(before: np.ndarray, after: np.ndarray, rules: _Rules, good: int | None) -> int:
+    """Steps skipped between two notes of (scale, good steps in a row); between them none or one was good, None for not known.
 
     A good step counts one up, or starts the count anew and raises the scale; a bad one starts it anew and lowers the scale.
     """
     (scale, count), (new_scale, new_count) = before, after
     if new_count == count and (count or scale == new_scale):  # no step in between, or the user has set the scale
         return 0
-    if new_scale < scale and np.isclose(new_scale, scale * rules.backoff):
+    if good is None and new_scale < scale and np.isclose(new_scale, scale * rules.backoff):
         return 1
-    grew = count + 1 == rules.interval
+    grew = good != 0 and count + 1 == rules.interval
     top = scale * rules.growth if grew else scale
     return max(0, round(float(np.log(new_scale / top) / np.log(rules.backoff))))
