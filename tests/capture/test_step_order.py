@@ -253,7 +253,8 @@ def test_a_mode_of_the_user_sees_nothing_of_ours(every):
     def train(watched):
         model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-        monitor = Monitor(model, sink=MemorySink(), capture=Capture(every=every)) if watched else nullcontext()
+        options = {"capture": Capture(every=every), "write_graph": False}
+        monitor = Monitor(model, sink=MemorySink(), **options) if watched else nullcontext()
         with monitor, Seen() as seen:
             for _ in range(7):
                 optimizer.zero_grad()
