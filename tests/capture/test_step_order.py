@@ -285,3 +285,17 @@ def test_skipped_steps_are_all_counted_whatever_the_scale_did_before(interval, s
             monitor.log_epoch()
             expected.append(float(skipped.sum()))
     assert [value.value for _, value in sink.series("monitor/skipped_steps")] == expected
+
+
+def test_a_lone_optimizer_is_looked_at_in_captured_steps_alone():
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    looked = []
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=4), feature_maps=False) as monitor:
+        for _ in range(6):
+            looked.append(monitor._watch._steps.resting is None)
+            backward(model)
+            optimizer.step()
+        monitor.log_epoch()
+        looked.append(monitor._watch._steps.resting is None)
+    assert looked == [True, False, False, False, True, False, True]
