@@ -24,7 +24,7 @@ from torchboard.capture.facts import run_facts
 from torchboard.capture.metrics import PhaseMetrics, check_metric
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
-from torchboard.capture.options import Capture, frequency
+from torchboard.capture.options import Capture, check_frequency, frequency
 from torchboard.capture.pictures.weight_images import WeightImages
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import greeting, name_of
@@ -120,8 +120,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
     ) -> None:
         model = as_model(model)
         self._histograms = frequency("histogram_freq", histogram_freq)
-        self._update_every = {"epoch": 0, "batch": 1}.get(update_freq, update_freq)
-        frequency("update_freq", self._update_every)
+        self._update_every = check_frequency("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq))
         self._projections = frequency("embeddings_freq", embeddings_freq)
         self._embeddings = EmbeddingLayers(model, embeddings_metadata)
         profiled = batches_of(profile_batch)

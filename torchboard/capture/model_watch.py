@@ -18,7 +18,7 @@ from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
-from torchboard.capture.phase_graphs import PhaseGraphs
+from torchboard.capture.phase_graphs import PhaseGraphs, stays_compiled
 from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
@@ -26,7 +26,7 @@ from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.step_order import StepOrder
 from torchboard.capture.steps import StepWatcher, learning_rates
 from torchboard.capture.weights_version import WeightsVersion
-from torchboard.graph.eager import compiled_modules, eager_windows
+from torchboard.graph.eager import eager_windows
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
 from torchboard.values import Pending, Scalar
@@ -74,8 +74,8 @@ class ModelWatch:
         self._parameters = Parameters(model, options)
         self._recorder = Recorder(model, options, self.overhead, self._parameters.after_backward)
         probe = feature_maps if isinstance(feature_maps, Tensor) else None
-        hidden = options.compiled == "skip" and bool(compiled_modules(model))
-        self._feature_maps = FeatureMaps(model, options, probe) if feature_maps is not False and not hidden else None
+        shown = feature_maps is not False and not stays_compiled(model, options.compiled)
+        self._feature_maps = FeatureMaps(model, options, probe) if shown else None
         self._model = model
         failed = partial(self._faults.setdefault, "the graph")
         self._graphs = PhaseGraphs(model, graph, options.compiled, failed)

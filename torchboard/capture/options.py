@@ -131,7 +131,12 @@ def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ..
 
 
 def frequency(name: str, value: object) -> Schedule:
-    """A whole number as a schedule: every so many epochs or batches, 0 for never.
+    """A whole number as a schedule: every so many epochs or batches, 0 for never; refuses what ``check_frequency`` does."""
+    return every(check_frequency(name, value))
+
+
+def check_frequency(name: str, value: object) -> int:
+    """How many epochs or batches lie between two, 0 for never, as it was given.
 
     Raises:
         InvalidValueError: it is none.
@@ -140,4 +145,4 @@ def frequency(name: str, value: object) -> Schedule:
         raise InvalidValueError(
             f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never"
         )
-    return every(value)
+    return value

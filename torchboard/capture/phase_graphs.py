@@ -39,18 +39,13 @@ class PhaseGraphs:
         self._model = model
         self._compiled = compiled
         self._failed = failed
-        wanted = write_graph and not self._is_hidden
+        wanted = write_graph and not stays_compiled(model, compiled)
         self._first = {TRAIN: FirstPassGraph(model, of_training=True)} if wanted else {}
         self.of_step = StepGraph(model) if write_graph == "step" and wanted else None
         self._phase = TRAIN
         self._is_first_step = True
         self._is_captured = False
         self._awaiting: NextPasses | None = None
-
-    @property
-    def _is_hidden(self) -> bool:
-        """Whether there is compiled code that never runs eagerly."""
-        return self._compiled == "skip" and bool(compiled_modules(self._model))
 
     def begin_step(self, captured: bool) -> bool:
         """A training step begins, a captured one or not; whether it runs eagerly for a graph: the first one does, and, as not all
@@ -82,7 +77,7 @@ class PhaseGraphs:
             self._first[before].listen(False)
         if phase in self._first:
             self._first[phase].listen(True, phase != TRAIN or self._runs_eagerly)
-        elif self._first and not self._is_hidden:
+        elif self._first and not stays_compiled(self._model, self._compiled):
             self._first[phase] = FirstPassGraph(self._model)
         if phase != TRAIN and phase in self._first:
             self._await_pass(self._first[phase])
@@ -146,3 +141,8 @@ class PhaseGraphs:
         if awaiting is not None:
             awaiting.close()
             eager_windows.leave()
+
+
+def stays_compiled(model: nn.Module, compiled: str) -> bool:
+    """Whether a model has compiled code that never runs eagerly for us, which is what ``Capture(compiled="skip")`` asks for."""
+    return compiled == "skip" and bool(compiled_modules(model))
