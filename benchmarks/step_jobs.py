@@ -1,7 +1,7 @@
 """The trainings of ``step_overhead`` and what may watch them; run as a script, one training that takes its steps on demand.
 
-The process reads the number of steps to take, one a line, or ``epoch``, and answers each with one JSON object of figures. So
-several trainings can take turns, a few steps each, on a machine that others use too.
+The process reads the number of steps to take, one a line, or ``epoch``, or ``on and off`` and a number, and answers each with
+one JSON object of figures. So several trainings can take turns, a few steps each, on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -276,6 +276,10 @@ VARIANTS: dict[str, tuple[str, Callable[..., Watch], int]] = {
 }
 
 
+SETTLING = 3
+"""Steps that are not counted behind the beginning or the end of a watch: the first one is captured."""
+
+
 class Training:
     """One training with one watch, a few steps at a time."""
 
@@ -289,11 +293,15 @@ class Training:
             if adam
             else torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
         )
-        self.watch = Watch(self.model, log_dir, 1)
+        self.nobody = self.watch = Watch(self.model, log_dir, 1)
         self.take(2)
         self._before = peak()
-        _, kind, every = VARIANTS[variant]
-        self.watch = kind(self.model, log_dir, every)
+        self._variant, self._log_dir = variant, log_dir
+        self.watch = self.begin_watch()
+
+    def begin_watch(self) -> Watch:
+        _, kind, every = VARIANTS[self._variant]
+        return kind(self.model, tempfile.mkdtemp(dir=self._log_dir), every)
 
     def take(self, steps: int) -> dict[str, float]:
         """Trains, and says what it took a step, in seconds."""
@@ -313,6 +321,16 @@ class Training:
             "loss": float(loss.detach()),
             "hooks": hooks_on(self.model),
         }
+
+    def on_and_off(self, steps: int) -> dict[str, dict[str, float]]:
+        """So many steps without a watch and so many with a new one, both some steps after the watch has gone or come."""
+        self.watch.close()
+        self.watch = self.nobody
+        self.take(SETTLING)
+        plain = self.take(steps)
+        self.watch = self.begin_watch()
+        self.take(SETTLING)
+        return {"plain": plain, "watched": self.take(steps)}
 
     def end_epoch(self) -> dict[str, float]:
         """Ends the epoch, and says what that took, and how much more memory the process took than before it was watched."""
@@ -346,8 +364,11 @@ def main(job: str, variant: str) -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as log_dir:
         training = Training(job, variant, log_dir)
         for line in sys.stdin:
-            asked = line.strip()
-            figures = training.end_epoch() if asked == "epoch" else training.take(int(asked))
+            what, _, number = line.strip().rpartition(" ")
+            if what == "on and off":
+                figures = training.on_and_off(int(number))
+            else:
+                figures = training.end_epoch() if number == "epoch" else training.take(int(number))
             print(json.dumps(figures), file=answers, flush=True)
         training.watch.close()
 

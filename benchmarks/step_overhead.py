@@ -17,15 +17,16 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import harness
 from step_jobs import JOBS, VARIANTS
 
-PLAIN = "plain"
+PLAIN, UNCAPTURED = "plain", "uncaptured"
 ORDER = {
     "resnet50": [
         PLAIN,
-        "uncaptured",
+        UNCAPTURED,
         "torchboard_10",
         "torchboard_1",
         "wandb_10",
@@ -34,7 +35,7 @@ ORDER = {
         "peer_1",
         "torchlens_1",
     ],
-    "compiled": [PLAIN, "uncaptured", "torchboard_10", "skip_10"],
+    "compiled": [PLAIN, UNCAPTURED, "torchboard_10", "skip_10"],
 }
 ORDER["transformer"] = ORDER["resnet50"]
 SMALL = [*ORDER["resnet50"][:4], "empty_1", *ORDER["resnet50"][4:], "torchlens_10"]
@@ -42,7 +43,7 @@ ORDER["mobilenet"] = ORDER["digits"] = ORDER["layers"] = SMALL
 ROUNDS = {"resnet50": 3, "transformer": 3, "mobilenet": 5, "digits": 9, "layers": 15, "compiled": 9}
 AT_ONCE = {"resnet50": 2, "transformer": 2, "mobilenet": 2, "digits": 10, "layers": 20, "compiled": 10}
 """Steps of a turn, but for variants that capture one step in ten: these take ten, or ten times as many as a few."""
-OURS = (PLAIN, "uncaptured", "torchboard_10", "torchboard_1", "empty_1")
+OURS = (PLAIN, UNCAPTURED, "torchboard_10", "torchboard_1", "empty_1")
 LONGER = {"mobilenet": 10, "digits": 10, "layers": 10}
 """Turns of these are so many times as long, the plain ones beside them too: of steps this short a few say little."""
 MORE = {"resnet50": 3, "transformer": 3, "mobilenet": 3}
@@ -63,8 +64,8 @@ class Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
 
-    def ask(self, what: int | str) -> dict[str, float]:
-        """Its figures of so many steps, or of the end of an epoch."""
+    def ask(self, what: int | str) -> dict[str, Any]:
+        """Its figures of so many steps, or of the end of an epoch, or of steps with its watch on and off."""
         print(what, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
@@ -101,6 +102,22 @@ def turns_of_two(job: str, variant: str, rounds: int) -> tuple[list[tuple[dict, 
         watched.close()
 
 
+def on_and_off(job: str, variant: str, rounds: int) -> list[tuple[dict, dict]]:
+    """``(plain, watched)`` figures of one process after another, in which the watch comes and goes."""
+    pairs = []
+    for _ in range(STARTS):
+        process = Process(job, variant)
+        try:
+            process.ask(3)
+            turns = [
+                process.ask(f"on and off {AT_ONCE[job] * LONGER.get(job, 1)}") for _ in range(-(-rounds // STARTS))
+            ]
+            pairs += [(turn["plain"], turn["watched"]) for turn in turns]
+        finally:
+            process.close()
+    return pairs
+
+
 def ratios(pairs: list[tuple[dict, dict]], clock: str) -> str:
     """``median (least to greatest)``, of many the quartiles instead."""
     values = sorted(ours[clock] / plain[clock] for plain, ours in pairs)
@@ -113,23 +130,27 @@ def report(job: str, rounds: int) -> str:
     """The measured table of one job."""
     rows, plains = [], []
     for variant in ORDER[job]:
-        number = (
-            PAIRS[job] if variant in (PLAIN, "uncaptured") else rounds * (MORE.get(job, 1) if variant in OURS else 1)
-        )
+        number = PAIRS[job] if variant in (PLAIN, UNCAPTURED) else rounds * (MORE.get(job, 1) if variant in OURS else 1)
         pairs, end = turns(job, variant, number)
         plains += [plain["cpu"] for plain, _ in pairs]
-        milliseconds = 1e3 * statistics.median(ours["cpu"] for _, ours in pairs)
         label = VARIANTS[variant][0] + (", in a second process" if variant == PLAIN else "")
-        if variant == "uncaptured":
+        if variant == UNCAPTURED:
             label += f", {max(ours['hooks'] for _, ours in pairs):.0f} hooks on modules and parameters"
-        rows.append(
-            [label, f"{milliseconds:.2f}", ratios(pairs, "cpu"), ratios(pairs, "wall")]
-            + [f"{1e3 * end['cpu']:.0f}", f"{end['memory']:.0f}"]
-        )
-        print(f"{job}: {rows[-1]}", file=sys.stderr)
+        rows.append(row(label, pairs, f"{1e3 * end['cpu']:.0f}", f"{end['memory']:.0f}"))
+        if variant == UNCAPTURED:
+            pairs = on_and_off(job, variant, number)
+            rows.append(row("the same, put on and off in one process", pairs, "", ""))
     header = ["variant", "CPU ms a step", "CPU ratio", "wall ratio", "an epoch's end, CPU ms", "memory, MB"]
     plain = [VARIANTS[PLAIN][0], f"{1e3 * statistics.median(plains):.2f}", "1", "1", "", ""]
     return f"## {JOBS[job][0]}\n\n{harness.table(header, [plain, *rows])}"
+
+
+def row(label: str, pairs: list[tuple[dict, dict]], *more: str) -> list[str]:
+    """The row of one variant."""
+    milliseconds = 1e3 * statistics.median(ours["cpu"] for _, ours in pairs)
+    found = [label, f"{milliseconds:.2f}", ratios(pairs, "cpu"), ratios(pairs, "wall"), *more]
+    print(found, file=sys.stderr)
+    return found
 
 
 INTRODUCTION = """# What watching costs a training step
@@ -144,8 +165,10 @@ each an epoch over all captured steps, feature maps, the graph. `wandb.watch`: h
 the process that wandb starts beside. By hand: histograms of activations, parameters and gradients, written by another thread.
 torchlens: the outputs of all operations of one more forward pass, in memory; no gradients, no histograms, nothing written. A
 step that is not captured has hooks around the optimizer's step and counts metrics. How far two processes of one training
-differ by themselves is in the second row; ours and that are of {starts} pairs of processes. Each part may be of a run of its
-own (`--job`)."""
+differ by themselves is in the second row; ours and that are of {starts} pairs of processes. Where code and data come to lie
+differs between processes, so that a row compares such steps within {starts} processes, too: a monitor is made, some steps
+later steps are timed, it is closed, some steps later as many are timed again, and so on. Each part may be of a run of its own
+(`--job`)."""
 
 
 def written() -> dict[str, str]:
