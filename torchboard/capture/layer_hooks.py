@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from torchboard.capture.models import key_of
 from torchboard.capture.options import Capture, selectors
 from torchboard.capture.select import layers
 from torchboard.graph.eager import compiled_modules
@@ -37,7 +38,7 @@ class LayerHooks:
     predicate of the user's, or where compiled layers are skipped. A layer of the same name then keeps its hook.
 
     Args:
-        model: whose layers.
+        model: whose layers; of several models, the hooks of each can be taken off by themselves.
         options: which of them.
         make: gives the hook for the layer of a name.
 
@@ -59,11 +60,17 @@ class LayerHooks:
             any(not isinstance(selector, (str, type)) for selector in chosen_by) or options.compiled == "skip"
         )
         self._hooks: dict[str, Hook] = {}
-        self._sites: list[_Site] = []
+        self._sites: dict[str, list[_Site]] = {}
+        self._off: set[str] = set()
 
     def __iter__(self) -> Iterator[Hook]:
         """The hooks, whether they are on or not."""
         return iter(self._hooks.values())
+
+    @property
+    def keys(self) -> list[str]:
+        """The models that have layers chosen."""
+        return [*self._sites]
 
     def choose(self) -> bool:
         """Looks at which layers there are; whether there are any. Hooks must be off."""
@@ -73,30 +80,34 @@ class LayerHooks:
             left_out = compiled_modules(self._model) if self._options.compiled == "skip" else ()
             chosen = [(name, layer) for name, layer in layers(self._model, self._options) if layer not in left_out]
             self._hooks = {name: self._hooks.get(name) or self._make(name) for name, _ in chosen}
-            self._sites = [
-                _Site(name, weakref.ref(layer), RemovableHandle(layer._forward_hooks).id, self._hooks[name])
-                for name, layer in chosen
-            ]
+            self._sites = {}
+            for name, layer in chosen:
+                site = _Site(name, weakref.ref(layer), RemovableHandle(layer._forward_hooks).id, self._hooks[name])
+                self._sites.setdefault(key_of(self._model, name), []).append(site)
         return bool(self._sites)
 
     def are_others(self) -> bool:
         """Whether the model has other modules than when its layers were chosen, or somebody took a hook away."""
         if self._varies or self._names.look() != self._version:
             return True
-        return any((layer := site.layer()) is None or site.key not in layer._forward_hooks for site in self._sites)
+        sites = (site for sites in self._sites.values() for site in sites)
+        return any((layer := site.layer()) is None or site.key not in layer._forward_hooks for site in sites)
 
     def put_on(self) -> None:
         """Each layer chosen has its hook, behind those that it has already."""
         self.are_on = True
-        for _, reference, key, hook in self._sites:
-            layer = reference()
-            if layer is not None:
-                layer._forward_hooks[key] = hook
+        for sites in self._sites.values():
+            for _, reference, key, hook in sites:
+                layer = reference()
+                if layer is not None:
+                    layer._forward_hooks[key] = hook
 
-    def take_off(self) -> None:
-        """None has; whoever took one away before has done no harm, and is noted."""
-        self.are_on = False
-        for name, reference, key, _ in self._sites:
+    def take_off(self, model: str | None = None) -> None:
+        """No layer has, or none of one of the models; whoever took one away before has done no harm, and is noted."""
+        models = self._sites.keys() - self._off if model is None else {model} - self._off
+        for name, reference, key, _ in (site for one in models for site in self._sites[one]):
             layer = reference()
             if layer is not None and layer._forward_hooks.pop(key, None) is None:
                 self.taken[name] = None
+        self._off = set() if model is None else self._off | models
+        self.are_on = model is not None

@@ -1,4 +1,4 @@
-"""The next forward pass of a model, or of each of several: hooks for it alone, and when it has ended."""
+"""When the next forward pass of a model, or of each of several, has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torchboard.graph.eager import compiled_modules
 from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import unwrapped
 
-Hook = Callable[[nn.Module, tuple, Any], None]
 _PATIENCE = 8
 """Passes of one model, all of which run eagerly, in which others have to run."""
 
@@ -103,36 +102,6 @@ class NextPasses:
             self._passed(key)
         if not self._awaited or self._runs[key] >= self._most_runs:
             self._passed(None)
-
-
-class PassHooks:
-    """Forward hooks for one pass, that come off one model after the other.
-
-    Args:
-        hooks: the key of a model, the name of one of its layers, the layer, and what goes on it.
-
-    Attributes:
-        taken: the layers whose hook somebody else has taken away.
-    """
-
-    def __init__(self, hooks: Iterable[tuple[str, str, nn.Module, Hook]]) -> None:
-        self.taken: dict[str, None] = {}
-        self._handles: dict[str, list[tuple[str, RemovableHandle]]] = {}
-        for key, name, layer, hook in hooks:
-            self._handles.setdefault(key, []).append((name, layer.register_forward_hook(hook)))
-
-    @property
-    def keys(self) -> list[str]:
-        """The models whose layers have hooks."""
-        return [*self._handles]
-
-    def take_off(self, key: str) -> None:
-        """The layers of a model have none any more."""
-        for name, handle in self._handles.pop(key, ()):
-            hooks = handle.hooks_dict_ref()  # None of a layer that has gone
-            if hooks is not None and handle.id not in hooks:
-                self.taken[name] = None
-            handle.remove()
 
 
 def _ends(model: nn.Module) -> list[nn.Module]:

@@ -13,9 +13,9 @@ from torch.compiler import is_dynamo_compiling
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
 from torchboard.capture.gradient_tap import BackwardEnd, tap
 from torchboard.capture.layer_hooks import LayerHooks
-from torchboard.capture.models import key_of, models_in
+from torchboard.capture.models import models_in
 from torchboard.capture.modes import any_on, function_modes, transformed, unseen
-from torchboard.capture.one_pass import NextPasses, PassHooks
+from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
@@ -78,7 +78,6 @@ class Recorder:
         self.dead_units = DeadUnits(options)
         self._hooks = LayerHooks(model, options, lambda name: _ForwardHook(self, name))
         self._passes: NextPasses | None = None
-        self._pass_hooks: PassHooks | None = None
         self._window = 0
         self._open = 0  # the window in which gradients are recorded, if any
         self._runs_eagerly = False
@@ -89,7 +88,7 @@ class Recorder:
         """Whether hooks record what layers put out."""
         if self._in_graph is not None:
             return self._in_graph.armed
-        return self._hooks.are_on or self._pass_hooks is not None
+        return self._hooks.are_on
 
     @property
     def lost(self) -> Exception | None:
@@ -128,11 +127,9 @@ class Recorder:
         if self._in_graph is not None:
             self._arm_in_graph(self._in_graph, True)
         elif self._wanted and self._opens():
-            hooks = {hook.name: hook for hook in self._hooks}
-            found = [(name, layer) for name, layer in layers(self._model, self._options) if name in hooks]
-            self._pass_hooks = PassHooks((key_of(self._model, name), name, layer, hooks[name]) for name, layer in found)
+            self._hooks.put_on()
         if self.armed:
-            hooked = self._in_graph or self._pass_hooks
+            hooked = self._in_graph or self._hooks
             left_out = compiled_modules(self._model) if self._options.compiled == "skip" else ()
             passed = partial(self._passed, hooked.take_off)
             self._passes = NextPasses(models_in(self._model), hooked.keys, passed, self._fail, left_out)
@@ -224,11 +221,6 @@ class Recorder:
         if self._passes is not None:
             self._passes.close()
             self._passes = None
-        if self._pass_hooks is not None:
-            for key in self._pass_hooks.keys:
-                self._pass_hooks.take_off(key)
-            self._hooks.taken.update(self._pass_hooks.taken)
-            self._pass_hooks = None
         if self._runs_eagerly:
             self._runs_eagerly = False
             eager_windows.leave()
