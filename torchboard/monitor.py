@@ -230,7 +230,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Monitor]:
-        """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``.
+        """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``; optimizer steps are counted, not captured.
 
         The layers' outputs of the first forward pass inside are captured, of several models of that of each, in epochs that
         write histograms.
@@ -307,7 +307,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self.step += 1
         if not self._profiler.is_over:
             self._profiler.end_step()
-        return self._due and self._steps(self.step) and self._watch.overhead.affords()
+        return self._due and self._steps(self.step - self._watch.lag) and self._watch.overhead.affords()
 
     # ---- writing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter
 from contextlib import nullcontext
 
@@ -266,7 +267,7 @@ def test_a_mode_of_the_user_sees_nothing_of_ours(every):
     assert train(True) == train(False)
 
 
-@pytest.mark.parametrize("interval", [2, 3, 5])
+@pytest.mark.parametrize("interval", [1, 2, 3, 5])
 @pytest.mark.parametrize("seed", range(8))
 def test_skipped_steps_are_all_counted_whatever_the_scale_did_before(interval, seed):
     random = torch.Generator().manual_seed(seed)
@@ -299,3 +300,71 @@ def test_a_lone_optimizer_is_looked_at_in_captured_steps_alone():
         monitor.log_epoch()
         looked.append(monitor._watch._steps.resting is None)
     assert looked == [True, False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["a step without it", "a whole epoch without it"])
+def test_a_scaler_that_comes_later_is_found(counted):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with Monitor(model, sink=sink, capture=Capture(every=1), feature_maps=False) as monitor:
+        backward(model)
+        optimizer.step()
+        if not counted:
+            monitor.log_epoch()
+        for factor in (1, math.inf, 1):
+            optimizer.zero_grad()
+            scaler.scale(model(torch.ones(4, 3)).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        monitor.log_epoch()
+    assert sink.series("monitor/skipped_steps")[-1][1].value == 1
+    assert "gradient_norm_before_clipping" not in sink.tags("train")
+
+
+@pytest.mark.parametrize("with_batches", [True, False])
+@pytest.mark.parametrize("turn", [2, 5, 10])
+def test_an_optimizer_whose_turn_never_falls_on_a_captured_step_is_met_all_the_same(turn, with_batches):
+    nets = {"g": nn.Linear(3, 3), "d": nn.Linear(3, 1)}
+    optimizers = {name: torch.optim.SGD(net.parameters(), 1e-3) for name, net in nets.items()}
+    sink = MemorySink()
+    with Monitor(nets, sink=sink, capture=Capture(every=10), feature_maps=False) as monitor:
+        for _ in range(2):
+            for batch in range(1, 101):
+                for name in ("d", "g") if batch % turn == 0 else ("d",):
+                    optimizers[name].zero_grad()
+                    backward(nets["d"] if name == "d" else nn.Sequential(nets["g"], nets["d"]))
+                    optimizers[name].step()
+                if with_batches:
+                    monitor.log_batch()
+            monitor.log_epoch()
+    captured = {
+        name: [int(histogram.buckets[:, 2].sum()) // net.weight.numel() for _, histogram in sink.series(tag)]
+        for name, net in nets.items()
+        if (tag := f"gradients/{name}/weight")
+    }
+    assert captured["g"][-1] >= 9 and all(count in (10, 11) for count in captured["d"])
+
+
+def test_a_step_in_another_phase_is_counted_and_leaves_the_window_to_training():
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+
+    with Monitor(model, sink=sink, capture=Capture(every=3), feature_maps=False) as monitor:
+        with monitor.phase("search"):
+            train(4)
+        train(5)
+        assert monitor.step == 9
+        monitor.log_epoch()
+    counts = {
+        tag: sink.series(tag)[0][1].buckets[:, 2].sum()
+        for tag in sink.tags("train")
+        if tag.startswith(("activations/", "gradients/weight", "updates/weight"))
+    }
+    assert counts == {"activations/Linear": 16, "gradients/weight": 12, "updates/weight": 12}, counts

@@ -60,11 +60,13 @@ class BackwardSums:
     Attributes:
         groups: a digest of the names of gradients that an optimizer used together, alike on all ranks -> these gradients.
         copy: an array a group: a sum for each gradient, and at the end the number of steps.
+        missed: parameter -> the steps of its optimizer at which it had no gradient.
         others: what other ranks had of the same gradients.
     """
 
     groups: Mapping[str, tuple[GradientPart, ...]]
     copy: HostCopy
+    missed: Mapping[str, int]
     others: tuple[Shares, ...] = ()
 
     @property
@@ -98,7 +100,7 @@ class BackwardSums:
             for name, square in _whole_squares(parts, squares, [shares for _, shares in others]):
                 total, count = totals.get(name, (0.0, 0.0))
                 totals[name] = total + square, count + float(steps)
-        means = [square / steps for square, steps in totals.values() if steps]
+        means = [square / (steps + self.missed.get(name, 0)) for name, (square, steps) in totals.items() if steps]
         return math.sqrt(sum(means)) if means else None
 
 
@@ -144,6 +146,10 @@ class BackwardNorms:
         self._norms, self._squares = {}, {} if squares is None else dict(zip(gradients, squares))
         if squares is None:
             self._note(gradients)
+
+    def forget(self) -> None:
+        """What was noted of a pass behind which no step came is not that of the next one."""
+        self._norms, self._squares, self._noted, self._waiting = {}, {}, [], {}
 
     def _note(self, gradients: dict[int, Tensor]) -> None:
         plain = [measurable(gradient) for gradient in gradients.values()]
@@ -203,15 +209,15 @@ class BackwardNorms:
         noted = self._waiting.get(id(weight))
         return noted is not None and noted() is not weight.grad
 
-    def collect(self) -> BackwardSums:
-        """What there is since the last call; begins anew."""
+    def collect(self, missed: Mapping[str, int] | None = None) -> BackwardSums:
+        """What there is since the last call; begins anew. ``missed`` is as in ``BackwardSums``."""
         for group, totals in self._host_sums.items():
             self._add(group, torch.tensor(totals, dtype=torch.float64))
         parts = self._parts if self._is_known else {}
-        sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]))
+        sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]), missed or {})
         self._is_known = True
-        self._norms, self._squares, self._parts, self._sums, self._host_sums = {}, {}, {}, {}, {}
-        self._noted, self._waiting = [], {}
+        self._parts, self._sums, self._host_sums = {}, {}, {}
+        self.forget()
         return sums
 
 

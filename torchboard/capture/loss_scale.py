@@ -44,10 +44,13 @@ class LossScale:
         """Whether a scaler was found."""
         return self._scaler is not None
 
-    def before_step(self, optimizer: Optimizer) -> Tensor | None:
-        """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it."""
+    def before_step(self, optimizer: Optimizer, captured: bool = True) -> Tensor | None:
+        """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it.
+
+        An optimizer that no scaler has stepped so far is looked at again in captured steps.
+        """
         reference, scaled = self._scaled.get(id(optimizer), (None, False))
-        if reference is None or reference() is not optimizer:
+        if reference is None or reference() is not optimizer or captured and not scaled:
             scaled = self._find()
             known = {key: entry for key, entry in self._scaled.items() if entry[0]() is not None}
             self._scaled = {**known, id(optimizer): (weakref.ref(optimizer), scaled)}
@@ -134,8 +137,7 @@ class SkippedSteps(Snapshot):
         (notes,) = self.copy.wait()
         if self.start is not None:
             notes = np.concatenate([np.array([self.start], notes.dtype), notes])
-        first = 0 if self.start is None else None  # what the scaler did before it was found is not known
-        good = chain([first], repeat(1)) if self.follow_good_steps else repeat(None)
+        good = chain([0], repeat(1)) if self.follow_good_steps else repeat(None)
         skipped = sum(_skipped(*pair, self.rules, steps) for *pair, steps in zip(notes, notes[1:], good))
         yield SKIPPED_STEPS, Scalar(float(skipped), "steps of this epoch that the loss scaler left out")
 
@@ -146,7 +148,9 @@ def _skipped(before: np.ndarray, after: np.ndarray, rules: _Rules, good: int | N
     A good step counts one up, or starts the count anew and raises the scale; a bad one starts it anew and lowers the scale.
     """
     (scale, count), (new_scale, new_count) = before, after
-    if new_count == count and (count or scale == new_scale):  # no step in between, or the user has set the scale
+    if (
+        not good and new_count == count and (count or scale == new_scale)
+    ):  # no step in between, or the user has set the scale
         return 0
     if good is None and new_scale < scale and np.isclose(new_scale, scale * rules.backoff):
         return 1

@@ -54,6 +54,8 @@ class ModelWatch:
 
     Attributes:
         phase: what forward passes belong to now.
+        lag: by how many steps captured ones come later than a number in ``Capture.every`` has them: by one more behind each
+            in which an optimizer did not step, so that one whose turn is every fifth step is met by one captured in ten, too.
     """
 
     def __init__(
@@ -67,12 +69,12 @@ class ModelWatch:
         graph: bool | str = True,
     ) -> None:
         self._owner, self._asks = weakref.ref(on_step.__self__), on_step.__func__
-        self.phase = TRAIN
+        self.phase, self.lag = TRAIN, 0
         self._options = options
         self.overhead = Overhead(options.max_overhead)
         self._faults: dict[str, Exception] = {}
-        self._parameters = Parameters(model, options)
-        self._recorder = Recorder(model, options, self.overhead, self._parameters.after_backward)
+        self._parameters = Parameters(model, options, self.overhead)
+        self._recorder = Recorder(model, options, self.overhead, self._parameters.backward_end)
         probe = feature_maps if isinstance(feature_maps, Tensor) else None
         shown = feature_maps is not False and not stays_compiled(model, options.compiled)
         self._feature_maps = FeatureMaps(model, options, probe) if shown else None
@@ -84,7 +86,7 @@ class ModelWatch:
         self._runs_eagerly = False
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
-        self._was_captured = self._reads = False
+        self._was_captured = self._reads = self._is_due = False
         actions = self._before_step, self._after_step, self._count_step
         self._steps = StepWatcher(model, *actions, optimizer=optimizer)
         self._order = StepOrder(self._steps)
@@ -249,16 +251,21 @@ class ModelWatch:
         if has_ended is None:
             return
         if has_ended:
-            self._weights.report(self._parameters.armed)
+            self._weights.report(self._captures)
             self._end_step()
-        scale = self._loss_scale.before_step(optimizer)
-        self._reads = self._parameters.armed and (self._was_captured or not self._order.is_late)
+        scale = self._loss_scale.before_step(optimizer, self._parameters.armed)
+        self._reads = self._captures and (self._was_captured or not self._order.is_late)
         if self._reads:
             with self.overhead:
                 self._parameters.before_step(optimizer, closure, scale)
 
+    @property
+    def _captures(self) -> bool:
+        """Whether the present step is a captured one: one taken in another phase leaves the window to training."""
+        return self._parameters.armed and self.phase == TRAIN
+
     def _after_step(self, optimizer: Optimizer, closure: bool) -> None:
-        captured = self._parameters.armed
+        captured = self._captures
         ends = self._order.end(optimizer)
         if self._reads and ends is not None:
             with self.overhead:
@@ -282,12 +289,17 @@ class ModelWatch:
         self._order.takes_more, self._was_captured = True, False
 
     def _end_step(self) -> None:
+        captures = self._captures
+        lags = captures and self._is_due and not self._order.have_all_stepped()
         self._order.stepped.clear()
         self._order.is_first = False
         self._graphs.end_step()
-        if self._parameters.armed:
+        if captures:
             self._recorder.end_step()
             self.overhead.captured()
         owner = self._owner()
         if owner is not None:
-            self.arm(self._asks(owner))
+            due = self._asks(owner)
+            self.lag += lags  # only now, or the next step would be the one that is due
+            self._is_due = due and isinstance(self._options.every, int)
+            self.arm(due or self._parameters.armed and not captures)

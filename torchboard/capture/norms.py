@@ -2,9 +2,10 @@
 
 ``gradient_norm``: the Euclidean norm of all gradients together, as the optimizers used them. ``update_ratio/<parameter>``:
 the root mean square of a parameter's changes over that of the parameter at the epoch's end. A step that counts is a captured
-one; over several the root mean square is given. Nothing of this costs a device anything: a sketch has the sums, and where
-sketches are merged, of shards or ranks, these are the norms of the whole. There is no norm where a gradient cannot be
-measured, as a complex one, or one whose terms lie on several ranks (``Partial``): ``monitor/left_out/gradient_norm`` says so.
+one; over several the root mean square is given, of norms with nothing of a parameter in steps of its optimizer at which it
+has no gradient. Nothing of this costs a device anything: a sketch has the sums, and where sketches are merged, of shards or
+ranks, these are the norms of the whole. There is no norm where a gradient cannot be measured, as a complex one, or one whose
+terms lie on several ranks (``Partial``): ``monitor/left_out/gradient_norm`` says so.
 
 ``gradient_norm_before_clipping``: the same norm as the last backward pass of each step left the gradients, reduced and
 accumulated, with a loss scaler's factor taken off: before clipping, or whatever else changed them before the optimizer
@@ -42,7 +43,8 @@ class Norms:
 
     Attributes:
         sketches: of gradients, updates and parameters, under their tags; they may be given elsewhere too.
-        sizes: parameter -> how many elements its gradient has in a step, of all its parts.
+        sizes: parameter -> how many elements its gradient has in a step of its optimizer, on average, of all its parts: none
+            in one at which there was no gradient.
         backward: what ``BackwardNorms`` collected.
         skips: whether steps may be among them that a loss scaler skipped. What is not finite is of those, and left out;
             else it makes a norm NaN or infinite.

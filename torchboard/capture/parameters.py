@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchboard.capture.accumulation import Accumulations
 from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
+from torchboard.capture.gradient_tap import BackwardEnd
+from torchboard.capture.modes import unseen
 from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
+from torchboard.capture.overhead import Overhead
 from torchboard.capture.select import tag, tags
 from torchboard.capture.sketches import Sketches, SketchSnapshot
 from torchboard.capture.steps import parameters_of
@@ -38,13 +42,15 @@ class Parameters:
     Args:
         model: its parameters are looked up anew at each captured step, since sharding and ``.to()`` replace them.
         options: which of the three are wanted.
+        overhead: measures the time that reading takes when a backward pass has ended.
 
     Attributes:
         armed: whether the next optimizer step is a captured one.
+        backward_end: of the backward passes in a window that add to gradients.
         error: what went wrong around a step, if anything did.
     """
 
-    def __init__(self, model: nn.Module, options: Capture) -> None:
+    def __init__(self, model: nn.Module, options: Capture, overhead: Overhead | None = None) -> None:
         self.armed = False
         self.error: Exception | None = None
         self._model = model
@@ -53,8 +59,12 @@ class Parameters:
         self._weights = Sketches()
         self._updates = Updates()
         self._backward = BackwardNorms()
+        self._overhead = overhead or Overhead()
+        self.backward_end = BackwardEnd(self._after_backward)
+        self._accumulations = Accumulations(self.backward_end)
+        self._hooked_version = 0
         self._names = KnownNames(model)
-        self._without: dict[str, None] = {}
+        self._missed: Counter[str] = Counter()  # steps of its optimizer at which a parameter had no gradient
         self._sparse: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
         self._steps: Counter[str] = Counter()
@@ -76,18 +86,28 @@ class Parameters:
         )
 
     def arm(self, on: bool) -> None:
-        """Whether the next optimizer step is a captured one."""
-        self.armed = on and self.error is None
+        """Whether the next optimizer step is a captured one. Puts a hook on each parameter, or takes them off."""
+        was_armed, self.armed = self.armed, on and self.error is None
         if not on:
             self._updates.clear()
             self._met = []
+        if self.armed is not was_armed and self._options.gradients:
+            self._backward.forget()
+            if not self.armed:
+                self._accumulations.take_off()
+            elif self._options.compiled != "graph":  # whose compiler would meet hooks that come and go
+                self._hook(self._named())
 
-    def after_backward(self) -> None:
+    def _hook(self, named: list[_Named]) -> None:
+        self._hooked_version = self._names.version
+        self._accumulations.put_on(named)
+
+    def _after_backward(self) -> None:
         """Reads the norm of the gradients that a backward pass has just left. Never raises."""
         if not self.armed or not self._options.gradients:
             return
         try:
-            with torch.no_grad():
+            with self._overhead, unseen(), torch.no_grad():
                 self._met = self._named()
                 self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
@@ -151,6 +171,8 @@ class Parameters:
         """The model's parameters that an optimizer holds."""
         owned = {id(parameter) for parameter in parameters_of(optimizer)}
         met, self._met = self._met or self._named(), []
+        if self._hooked_version not in (0, self._names.version):
+            self._hook(met)
         return [entry for entry in met if id(entry[1]) in owned]
 
     def _named(self) -> list[_Named]:
@@ -164,15 +186,16 @@ class Parameters:
         used = [entry for entry, gradient in zip(held, gradients) if gradient is not None]
         if len(used) < len(held):
             silent = (entry for entry, gradient in zip(held, gradients) if gradient is None)
-            self._without.update((name, None) for name, weight in silent if weight.requires_grad)
+            self._missed.update(name for name, weight in silent if weight.requires_grad)
             gradients = [gradient for gradient in gradients if gradient is not None]
         names = tuple([name for name, _ in used])
         self._steps.update(names)
         if not all(map(self._sizes.__contains__, names)):
             self._sizes.update((name, weight.numel()) for name, weight in used)
-        for name, gradient in zip(names, gradients):
+        for place, gradient in enumerate(gradients):
             if gradient.layout is torch.sparse_coo:
-                self._sparse[name] += gradient._values().numel()
+                gradients[place] = gradient = gradient.coalesce()  # as optimizers do
+                self._sparse[names[place]] += gradient._values().numel()
         if not self._options.gradients:
             return used
         divisor = self._divisor(optimizer, getattr(optimizer, "grad_scale", None))
@@ -197,17 +220,17 @@ class Parameters:
         return torch.where(skipped > 0, torch.nan, 1.0 if scale is None else scale)
 
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
-        sizes: dict[str, float] = {**self._sizes}
-        sizes |= {name: elements / self._steps[name] for name, elements in self._sparse.items()}
-        norms = Norms(tuple(sketches), sizes, self._backward.collect(), self._skips)
+        elements = {name: size * self._steps[name] for name, size in self._sizes.items()} | self._sparse
+        sizes = {name: count / (self._steps[name] + self._missed[name]) for name, count in elements.items()}
+        norms = Norms(tuple(sketches), sizes, self._backward.collect(self._missed), self._skips)
         self._sparse.clear()
         self._sizes.clear()
         self._skips = False
         return norms
 
     def _silent(self) -> list[Pending]:
-        silent = [f"`{name}`" for name in self._without if name not in self._steps]
-        self._without.clear()
+        silent = [f"`{name}`" for name in self._missed if name not in self._steps]
+        self._missed = Counter()
         self._steps.clear()
         if not silent or not self._options.gradients:
             return []

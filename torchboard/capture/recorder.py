@@ -44,7 +44,7 @@ class Recorder:
         model: hooks go on its layers, and only while armed.
         options: which layers, and whether outputs and gradients are wanted.
         overhead: measures the time that hooks take.
-        after_backward: called when a backward pass in a window has ended; must not raise.
+        backward_end: told in a backward pass in a window that it will end, where layers are to tell it.
 
     Raises:
         InvalidValueError: what ``options`` include is not there.
@@ -62,11 +62,10 @@ class Recorder:
         model: nn.Module,
         options: Capture,
         overhead: Overhead | None = None,
-        after_backward: Callable[[], None] | None = None,
+        backward_end: BackwardEnd | None = None,
     ) -> None:
         check_include(model, options)
-        self._after_backward = after_backward
-        self._backward_end = BackwardEnd(self._backward_ended)
+        self._backward_end = backward_end
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
@@ -264,7 +263,7 @@ class Recorder:
                 if not seen:
                     with self._overhead, unseen():
                         seen = hook.observe(GRADIENTS, suffix, gradient)
-                if seen:
+                if seen and self._backward_end is not None and self._backward_end.by_layers:
                     self._backward_end.expect()
         except Exception as error:
             self._fail(error)
@@ -272,11 +271,6 @@ class Recorder:
     def _fail(self, error: Exception) -> None:
         self.error = error
         self._open = 0
-
-    def _backward_ended(self) -> None:
-        if self._after_backward is not None:
-            with self._overhead, unseen():
-                self._after_backward()
 
 
 class _ForwardHook(InertWhenCopied):

@@ -74,9 +74,12 @@ class StepOrder:
         if self.is_late:
             return False
         self.stepped.add(id(optimizer))
+        return self.have_all_stepped() and (not self.is_first or self._watcher.hold_all())
+
+    def have_all_stepped(self) -> bool:
+        """Whether every optimizer seen so far has stepped in the present training step."""
         known = self._watcher.optimizers
-        all_stepped = len(known) == 1 or {id(other) for other in self._watcher.live_optimizers()} <= self.stepped
-        return all_stepped and (not self.is_first or self._watcher.hold_all())
+        return len(known) == 1 or {id(other) for other in self._watcher.live_optimizers()} <= self.stepped
 
 
 def _is_stepping(outer: Optimizer) -> bool:

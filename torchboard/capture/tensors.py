@@ -41,10 +41,10 @@ def observable(tensor: Tensor) -> Tensor | None:
 def measurable(tensor: Tensor) -> Tensor | None:
     """The plain, dense, real tensor behind ``tensor``, detached; None where there is nothing to measure.
 
-    A ``DTensor`` gives its local shard, a sparse tensor its values, a jagged one those of its parts, and a tensor inside a
-    function transform the one that is transformed: of ``vmap`` that is the whole batch, so within ``modes.unseen``. Meta
-    and fake tensors, complex ones, bits, other nested ones and a ``DTensor`` whose ranks hold the terms of a sum have
-    nothing that could be measured here.
+    A ``DTensor`` gives its local shard, a sparse tensor its values, those of one place added up (for which CUDA waits), a
+    jagged one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
+    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, other nested ones and a
+    ``DTensor`` whose ranks hold the terms of a sum have nothing that could be measured here.
     """
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
@@ -59,7 +59,7 @@ def measurable(tensor: Tensor) -> Tensor | None:
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout is torch.sparse_coo:
-        return tensor._values()
+        return tensor.coalesce()._values()
     return tensor if tensor.layout is torch.strided else None
 
 
