@@ -17,38 +17,40 @@ from torchboard.graph.hooks import InertWhenCopied
 
 
 class Accumulations:
-    """Hooks on parameters that have a backward pass told whose end it adds to them before.
+    """Hooks on parameters, which hear of backward passes that add to them, and have the end of these told.
 
     ``register_post_accumulate_grad_hook`` makes a handle for each, which takes four times as long.
 
     Args:
-        end: told in each such pass that it will end; where a parameter is of a kind of its own, as a shard, whose gradient is
-            not added to it but put there, the layers are to tell, too.
+        end: of the backward passes.
+
+    Attributes:
+        are_on: whether trainable parameters have hooks, but for those of a kind of its own, as shards: their gradients are not
+            added to them, but put there.
+        heard: whether there was such a pass since this was set to False.
     """
 
     def __init__(self, end: BackwardEnd) -> None:
-        self._end = end
-        self._hook = _Accumulates(end)
+        self.are_on = self.heard = False
+        self._hook = _Accumulates(self, end)
         self._key = RemovableHandle(OrderedDict()).id
         self._hooked: list[nn.Parameter] = []
 
     def put_on(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
-        """Each trainable one of these parameters has a hook, and no other has."""
+        """Of these parameters each has a hook, and no other has."""
         self.take_off()
-        self._end.by_layers = False
-        for _, weight in named:
-            if type(weight) is not nn.Parameter:
-                self._end.by_layers = True
-            elif weight.requires_grad:
-                self._hooked.append(weight)
-                hooks = weight._post_accumulate_grad_hooks
-                if hooks is None:
-                    weight._post_accumulate_grad_hooks = hooks = OrderedDict()
-                hooks[self._key] = self._hook
+        self.are_on = True
+        self._hooked = [weight for _, weight in named if type(weight) is nn.Parameter and weight.requires_grad]
+        for weight in self._hooked:
+            hooks = weight._post_accumulate_grad_hooks
+            if hooks is None:
+                weight._post_accumulate_grad_hooks = hooks = OrderedDict()
+            hooks[self._key] = self._hook
 
     def take_off(self) -> None:
         """None has; an empty dictionary of hooks, too, would be looked at in every backward pass."""
         hooked, self._hooked = self._hooked, []
+        self.are_on = False
         for weight in hooked:
             hooks = weight._post_accumulate_grad_hooks
             if hooks is not None and hooks.pop(self._key, None) is not None and not hooks:
@@ -58,10 +60,12 @@ class Accumulations:
 class _Accumulates(InertWhenCopied):
     """What sits on a parameter."""
 
-    __slots__ = ("_end",)
+    __slots__ = ("_accumulations", "_end")
 
-    def __init__(self, end: BackwardEnd) -> None:
+    def __init__(self, accumulations: Accumulations, end: BackwardEnd) -> None:
+        self._accumulations = accumulations
         self._end = end
 
     def __call__(self, weight: Tensor) -> None:
+        self._accumulations.heard = True
         self._end.expect()

@@ -39,13 +39,9 @@ class BackwardEnd:
 
     Args:
         action: called once a pass, with nothing; must not raise.
-
-    Attributes:
-        by_layers: whether those that see the gradients of layers' outputs are to ``expect`` it.
     """
 
     def __init__(self, action: Callable[[], None]) -> None:
-        self.by_layers = True
         self._action = action
         self._task = -1
 

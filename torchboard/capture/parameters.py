@@ -46,7 +46,7 @@ class Parameters:
 
     Attributes:
         armed: whether the next optimizer step is a captured one.
-        backward_end: of the backward passes in a window that add to gradients.
+        backward_end: of the backward passes in a window.
         error: what went wrong around a step, if anything did.
     """
 
@@ -108,7 +108,14 @@ class Parameters:
             return
         try:
             with self._overhead, unseen(), torch.no_grad():
-                self._met = self._named()
+                self._met, heard = self._named(), self._accumulations.heard
+                self._accumulations.heard = False
+                if (
+                    not heard
+                    and self._accumulations.are_on
+                    and all(type(weight) is nn.Parameter for _, weight in self._met)
+                ):
+                    return  # it added to none, as that of ``torch.autograd.grad``
                 self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
             self._fail(error)

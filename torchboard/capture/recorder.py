@@ -44,7 +44,7 @@ class Recorder:
         model: hooks go on its layers, and only while armed.
         options: which layers, and whether outputs and gradients are wanted.
         overhead: measures the time that hooks take.
-        backward_end: told in a backward pass in a window that it will end, where layers are to tell it.
+        backward_end: told in each backward pass in a window that it will end.
 
     Raises:
         InvalidValueError: what ``options`` include is not there.
@@ -263,7 +263,7 @@ class Recorder:
                 if not seen:
                     with self._overhead, unseen():
                         seen = hook.observe(GRADIENTS, suffix, gradient)
-                if seen and self._backward_end is not None and self._backward_end.by_layers:
+                if seen and self._backward_end is not None:
                     self._backward_end.expect()
         except Exception as error:
             self._fail(error)
