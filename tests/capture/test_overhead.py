@@ -158,7 +158,51 @@ def test_without_a_bound_nothing_is_measured():
     overhead = Overhead(None, lambda: next(calls))
     with overhead:
         pass
+    overhead.wait(lambda: None)
     assert next(calls) == 1
+
+
+def test_waiting_is_in_the_next_share_and_moves_no_step():
+    clock = Time()
+    overhead = Overhead(0.1, clock)
+
+    def until_written():
+        clock.now += 9.0
+
+    for _ in range(10):
+        clock.now += 1.0
+        assert overhead.affords()
+        with overhead:
+            clock.now += 0.1
+        overhead.captured()
+        overhead.wait(until_written)
+    assert overhead.take() == pytest.approx(91 / 101)
+    assert overhead.take() == 0.0
+
+
+def test_the_wait_for_the_files_is_in_the_figure_of_the_next_epoch():
+    clock = Time()
+
+    class Slow(MemorySink):
+        def flush(self):
+            clock.now += 3.0
+
+    sink = Slow()
+    with Monitor(nn.Linear(2, 2), sink=sink, capture=Capture(max_overhead=0.5)) as monitor:
+        monitor._watch.overhead = Overhead(0.5, clock)
+        for _ in range(3):
+            clock.now += 1.0
+            monitor.log_epoch()
+    assert [value.value for _, value in sink.series("monitor/overhead")] == [0.0, 0.75, 0.75]
+
+
+def test_what_fails_while_it_is_waited_for_is_told():
+    def fails():
+        raise OSError("no space")
+
+    for limit in (None, 0.5):
+        with pytest.raises(OSError, match="no space"):
+            Overhead(limit).wait(fails)
 
 
 def test_a_step_that_was_not_asked_for_changes_nothing():

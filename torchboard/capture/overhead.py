@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from threading import Lock
 
 from torchboard.capture.ranks.exchange import Ranks
@@ -19,8 +20,8 @@ class Overhead:
     itself it does nothing. Without a limit nothing is measured. What a granted step took is compared with the time since the
     one before: above its share the distance between granted steps doubles, once or several times; below a quarter of it, it
     halves, down to what the schedule says. Its share is what the limit leaves beside what no distance changes, the first
-    steps of epochs and collecting, in the last epoch; a quarter of the limit at least, so that the distance stays one that
-    is soon over when steps become cheaper. Time on a device is not seen. In a distributed job all ranks do so together, when
+    steps of epochs and collecting, in the last epoch; a quarter of the limit at least, so that the next granted step is never
+    so far away that cheaper steps go unnoticed. Time on a device is not seen. In a distributed job all ranks do so together, when
     an epoch ends.
 
     Args:
@@ -40,7 +41,7 @@ class Overhead:
         self._began = clock()
         self._last = self._began
         self._epoch = (self._began, 0.0)
-        self._before = self._on_granted = self._fixed = 0.0
+        self._before = self._on_granted = self._fixed = self._waited = 0.0
 
     def __enter__(self) -> None:
         if self.limit is None:
@@ -98,8 +99,21 @@ class Overhead:
     def _take_stride(self, _: int, post: bytes) -> None:
         self._stride = self._wanted = int(post)
 
+    def wait(self, until: Callable[[], None]) -> None:
+        """Calls what returns when all is written. Its time is in the next share that ``take`` gives; the bound does not go by
+        it, since captured steps that lie further apart shorten it little. What it raises is raised."""
+        if self.limit is None:
+            until()
+            return
+        began = self._clock()
+        try:
+            until()
+        finally:
+            self._waited += self._clock() - began
+
     def take(self) -> float:
-        """The monitor's share of the time since the last call. It is called when an epoch ends and all is collected."""
+        """The monitor's share of the time since the last call, waiting included. It is called when an epoch ends and all is
+        collected."""
         now, spent = self._mark()
         began, before = self._epoch
         elapsed = max(now - began, 1e-9)
@@ -107,7 +121,8 @@ class Overhead:
         self._on_granted = 0.0
         self._before = spent
         self._epoch = now, spent
-        return (spent - before) / elapsed
+        waited, self._waited = self._waited, 0.0
+        return (spent - before + waited) / elapsed
 
     def _mark(self) -> tuple[float, float]:
         """Now, and what has been spent until now."""
