@@ -224,7 +224,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         if self._writes and self._projections(self.epoch):
             self._embeddings.write(self._run, self.epoch)
         self._warn_of_errors()
-        self._run.flush()
+        self._watch.overhead.wait(self._run.flush)
         self.epoch += 1
         self._begin_epoch()
 

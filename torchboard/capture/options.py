@@ -52,10 +52,14 @@ class Capture:
             ``"skip"`` costs nothing and leaves
             such code alone: of a compiled layer there are parameters, their gradients and their updates, and of a compiled
             model no graph and no feature maps; compile before the monitor is made, or the first call is compiled twice.
-        max_overhead: the share of the training's time that captured steps may take of the host, such as 0.01: where they
-            take more, captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first
-            step is captured all the same. ``monitor/overhead`` then says each epoch what share hooks and collecting took;
-            time on a device is not in it, nor is writing, which is another thread's. None for no bound and no figure.
+        max_overhead: the share of the training's time that the monitor may take of the host, such as 0.01: where it takes more,
+            captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first step is captured
+            all the same, and what was captured is collected; what these two leave of the share, a quarter of it at least, is
+            the other steps'. ``monitor/overhead`` then says, in epochs that write histograms, what share of the time
+            since the last such figure went into hooks, collecting and the wait in ``log_epoch`` until all is written. An
+            epoch's own wait comes after its figure and is in the next one; it does not move captured steps. Time on a device
+            is not in it, nor what another thread writes meanwhile, nor the wait for other ranks. None for no bound and no
+            figure.
         rank_timeout: in a distributed job, how many seconds ``log_epoch`` waits for a rank that does not call it; then it
             goes on without, with a warning.
 

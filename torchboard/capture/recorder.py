@@ -74,7 +74,7 @@ class Recorder:
         self._model = model
         self._options = options
         self._sketches: dict[str, Sketches] = {}
-        self.dead_units = DeadUnits(options)
+        self.dead_units = DeadUnits(options, model)
         self._hooks = LayerHooks(model, options, lambda name: _ForwardHook(self, name))
         self._passes: NextPasses | None = None
         self._window = 0
@@ -234,6 +234,7 @@ class Recorder:
                 return False
         self._window += 1
         self._open = self._window
+        self.dead_units.begin()
         return True
 
     def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:

@@ -115,6 +115,103 @@ def test_nothing_that_is_not_a_number_makes_a_unit_dead():
     assert shares(values) == {"units_dead/1": 0.0} and "units_dead_map/1" not in values
 
 
+class Scaled(nn.Module):
+    """What a ReLU sees where linear layers make factors for the channels of a convolution, a row or a plane each."""
+
+    def __init__(self, rank=2):
+        super().__init__()
+        self.conv = silenced((nn.Conv1d, nn.Conv2d)[rank - 1](2, 10, 1), 3, 7)
+        self.factors = nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 10), nn.Sigmoid())
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        maps = self.conv(x)
+        factors = self.factors(maps.flatten(2).mean(2))
+        return self.relu(maps * factors.unflatten(1, (10, *[1] * (maps.ndim - 2))))
+
+
+class Reshaped(nn.Module):
+    """A layer, and a ReLU of its outputs in another shape."""
+
+    def __init__(self, layer, reshape):
+        super().__init__()
+        self.layer, self.relu, self.reshape = layer, nn.ReLU(), reshape
+
+    def forward(self, x):
+        return self.relu(self.reshape(self.layer(x)))
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 9), (4, 2, 9, 8), (4, 2, 9, 10)])
+def test_layers_that_make_factors_for_channels_leave_them_where_they_are(shape):
+    model = Scaled(len(shape) - 2)
+    assert shares(dead(model, torch.rand(shape), torch.rand(shape)))["units_dead/relu"] == pytest.approx(0.2)
+
+
+RESHAPED = [
+    (lambda: nn.Conv1d(2, 10, 3), lambda y: y.transpose(1, 2), (5, 2, 9)),
+    (lambda: nn.Conv2d(2, 10, 3), lambda y: y.flatten(2).transpose(1, 2), (5, 2, 9, 8)),
+    (lambda: nn.Conv2d(2, 10, 3), lambda y: y.flatten(2), (5, 2, 9, 8)),
+    (lambda: nn.Conv2d(2, 10, 3), lambda y: y.permute(0, 2, 3, 1), (5, 2, 9, 8)),
+    (lambda: nn.Linear(6, 10), lambda y: y.permute(0, 3, 1, 2), (5, 4, 3, 6)),
+]
+
+
+@pytest.mark.parametrize(("layer", "reshape", "shape"), RESHAPED)
+def test_units_that_were_moved_to_the_other_axis_are_found_by_their_number(layer, reshape, shape):
+    model = Reshaped(silenced(layer(), 3, 7), reshape)
+    assert shares(dead(model, torch.rand(shape))) == {"units_dead/relu": pytest.approx(0.2)}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(lambda: nn.Conv1d(2, 10, 3), (5, 2, 9)), (lambda: nn.Conv2d(2, 10, 3), (5, 2, 9, 8))]
+)
+def test_a_part_of_the_channels_lies_where_all_of_them_did(layer, shape):
+    model = Reshaped(silenced(layer(), 3, 7), lambda y: y.chunk(2, 1)[0])
+    assert shares(dead(model, torch.rand(shape))) == {"units_dead/relu": pytest.approx(0.2)}
+
+
+def test_features_made_into_planes_are_channels_on_axis_1():
+    model = Reshaped(nn.Linear(6, 80), lambda y: y.unflatten(1, (10, 4, 2)))
+    silenced(model.layer, *range(24, 32), *range(56, 64))
+    assert shares(dead(model, torch.rand(5, 6))) == {"units_dead/relu": pytest.approx(0.2)}
+
+
+@pytest.mark.parametrize(("layer", "shape"), [CASES[1], *CASES[3:]])
+@pytest.mark.parametrize("stands_first", ["layer", "relu"])
+def test_layers_that_are_not_captured_tell_the_axis_by_where_they_stand(layer, shape, stands_first):
+    model = Reshaped(silenced(layer(), 3, 7), lambda y: y)
+    if stands_first == "relu":
+        model.layer = model._modules.pop("layer")
+    values = dead(model, torch.rand(shape), options=Capture(include=nn.ReLU))
+    assert shares(values) == {"units_dead/relu": pytest.approx(0.2)}
+
+
+def test_what_ran_in_one_captured_step_is_not_before_what_runs_in_the_next():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 3))
+    recorder = Recorder(model, Capture())
+    for _ in range(2):
+        recorder.arm(True)
+        model(torch.rand(5, 4))
+        recorder.arm(False)
+    assert recorder.dead_units.collect()[0].tags == ("0",)
+
+
+def test_a_recurrent_layer_has_its_features_last_after_a_convolution():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.rnn, self.relu = nn.Conv1d(2, 10, 1), nn.GRU(10, 10, batch_first=True), nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.rnn(self.conv(x).transpose(1, 2))[0] * torch.tensor([-1.0] * 5 + [1.0] * 5))
+
+    model = Net()
+    nn.init.constant_(model.rnn.bias_ih_l0, 5.0)
+    for weight in (model.rnn.weight_ih_l0, model.rnn.weight_hh_l0):
+        nn.init.zeros_(weight)
+    assert shares(dead(model, torch.rand(4, 2, 10)))["units_dead/relu"] >= 0.5
+
+
 def test_other_layers_are_looked_at_if_named_and_none_if_not_wanted():
     model = nn.Sequential(silenced(nn.Conv2d(1, 4, 1), 0), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     nn.init.zeros_(model[3].weight)

@@ -1,10 +1,13 @@
 """Units that an epoch's captured steps never saw change: a ReLU that is always silent, a sigmoid that is always saturated.
 
-A unit is a channel of a convolution's output or a feature of a linear layer's: axis 1 after a convolution or a batch,
-instance or group norm, the last axis after anything else, and where neither has run before, axis 1 of four axes and more
-and the last one of fewer. It counts as dead where all its values of the epoch's captured training steps were one and the
-same. That costs the least and the greatest value of each unit, two reductions an output, or one pass by compiled code in the
-host's memory, kept on the device and read when the epoch ends.
+A unit is a channel of a convolution's output, or of a batch, instance or group norm's, on axis 1, or a feature of a linear
+layer's, an embedding's and the like, on the last axis. An activation has its units on the axis of the last of these layers that
+put out as many axes: a linear layer that makes a factor for each channel does not move the channels. If that axis does not
+have the layer's number of units and the other one does, it is the other one (tokens of patches); if neither has, the last layer's
+number, whatever its axes, decides. Without a layer to go by, units lie on axis 1 of four axes and more and on the last one of
+fewer; of three on that of the layer that stands before the activation in the model. A unit counts as dead where all its values
+of the epoch's captured training steps were one and the same. That costs the least and the greatest value of each unit, two
+reductions an output, or one pass by compiled code in the host's memory, kept on the device and read when the epoch ends.
 """
 
 from __future__ import annotations
@@ -61,9 +64,10 @@ class DeadUnits:
 
     Args:
         options: whether, and of which layers.
+        model: whose layers these are.
     """
 
-    def __init__(self, options: Capture) -> None:
+    def __init__(self, options: Capture, model: nn.Module) -> None:
         chosen = options.dead_units if options.activations else False
         self.wanted = chosen is not False
         given = ACTIVATIONS if chosen is True else selectors(chosen or None)
@@ -71,7 +75,15 @@ class DeadUnits:
         self._roles: dict[type, tuple[bool, bool, bool]] = {}
         self._others = tuple(selector for selector in given if not isinstance(selector, type))
         self._ranges: dict[tuple[str, str, int, torch.device], _Range] = {}
-        self._after: tuple[str, bool | None] = ("", None)
+        self._model = model
+        self._standing: dict[str, bool] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """A captured step begins: what ran in another one is not before it."""
+        self._after = ""
+        self._last: tuple[bool, int] | None = None
+        self._alike: dict[int, tuple[bool, int]] = {}
 
     def observe(self, name: str, module: nn.Module, output: Any) -> None:
         """A layer has run; launches two to four small operations where it is one of those, and never waits."""
@@ -83,9 +95,14 @@ class DeadUnits:
         is_meant = is_meant or self._others and self._is_named(name, module)
         is_known = is_first or is_last
         if is_meant and isinstance(output, Tensor):
-            self._fold(name, output, *(("", is_first) if is_known else self._after))
+            self._fold(name, module, output, is_first if is_known else None)
         if is_known:
-            self._after = name, is_first
+            self._after = name
+            if isinstance(output, tuple) and output:
+                output = output[0]
+            if isinstance(output, Tensor) and not output.is_nested and output.ndim:
+                shape = output.shape
+                self._last = self._alike[len(shape)] = is_first, shape[_unit_axis(len(shape), is_first)]
 
     def collect(self) -> list[DeadUnitSnapshot]:
         """The ranges since the last call, on their way to the host; they begin anew."""
@@ -99,16 +116,49 @@ class DeadUnits:
     def _is_named(self, name: str, module: nn.Module) -> bool:
         return any(matches(selector, name, module) for selector in self._others)
 
-    def _fold(self, name: str, output: Tensor, after: str, is_first: bool | None) -> None:
+    def _fold(self, name: str, module: nn.Module, output: Tensor, is_first: bool | None) -> None:
         local = observable(output)
         if local is None or not local.ndim or not local.is_floating_point() or not local.numel():
             return
+        after = ""
+        if is_first is None:
+            after = self._after
+            is_first = self._is_first(name, module, output.shape if output.ndim == local.ndim else local.shape)
         axis = _unit_axis(local.ndim, is_first)
         key = name, after, local.shape[axis], local.device
         range_ = self._ranges.get(key)
         if range_ is None:
             range_ = self._ranges[key] = _Range(after)
         range_.widen(local, axis)
+
+    def _is_first(self, name: str, module: nn.Module, shape: torch.Size) -> bool:
+        """Whether an output of this shape has its units on axis 1, or on the last one; see the module."""
+        axes = len(shape)
+        alike = self._alike.get(axes)
+        for layer in (alike, self._last):
+            if layer is not None:
+                is_first, units = layer
+                if shape[_unit_axis(axes, is_first)] == units:
+                    return is_first
+                if shape[_unit_axis(axes, not is_first)] == units:
+                    return not is_first
+        if alike is not None:
+            return alike[0]
+        return axes > 3 or axes == 3 and self._stands_behind_channels(name, module)
+
+    def _stands_behind_channels(self, name: str, module: nn.Module) -> bool:
+        """Whether the layer that stands before this one in the model, or else first behind it, has channels on axis 1."""
+        found = self._standing.get(name)
+        if found is None:
+            is_behind = False
+            for other in self._model.modules():
+                is_behind = is_behind or other is module
+                if is_behind and found is not None:
+                    break
+                if isinstance(other, _CHANNELS_FIRST + _FEATURES_LAST):
+                    found = isinstance(other, _CHANNELS_FIRST)
+            self._standing[name] = found = bool(found)
+        return found
 
     def _tagged(self) -> Iterable[tuple[str, _Range]]:
         """Each range with its tag but for the kind, in the order in which they were first seen."""
@@ -196,8 +246,6 @@ def _heading(dead: np.ndarray, after: str, count: int) -> list[str]:
     return lines + ([f"called after {after}"] if after else [])
 
 
-def _unit_axis(ndim: int, is_first: bool | None) -> int:
-    """The axis of the units, among so many, after a layer that puts them first, or last, or after none that is known."""
-    if is_first is None:
-        is_first = ndim > 3
+def _unit_axis(ndim: int, is_first: bool) -> int:
+    """The axis of the units, among so many: axis 1 or the last."""
     return 1 if is_first and ndim > 1 else ndim - 1
