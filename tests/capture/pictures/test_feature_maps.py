@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 from torchboard.capture.models import Models
 from torchboard.capture.options import Capture
-from torchboard.capture.pictures.feature_maps import FeatureMaps, first_example
+from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image
 
@@ -165,40 +164,6 @@ def test_a_model_with_nothing_to_show_gets_no_hook():
     maps = FeatureMaps(net, Capture(), None)
     maps.arm(True)
     assert not net._forward_pre_hooks
-
-
-def test_the_first_example_is_cut_out_of_all_that_is_as_long_as_the_batch():
-    args, kwargs = first_example(
-        (torch.ones(4, 3), "name"), {"mask": torch.ones(4), "table": torch.ones(7, 2), "scale": torch.tensor(2.0)}
-    )
-    assert args[0].shape == (1, 3) and args[1] == "name"
-    assert {name: tuple(value.shape) for name, value in kwargs.items()} == {"mask": (1,), "table": (7, 2), "scale": ()}
-
-
-def test_of_packed_sequences_the_longest_is_drawn():
-    class Reads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
-
-        def forward(self, packed, weights):
-            states, _ = self.lstm(packed)
-            return self.head(pad_packed_sequence(states, batch_first=True)[0]) * weights[:, None, None]
-
-    sequences = [torch.randn(length, 3) for length in (2, 7, 4)]
-    packed, weights = pack_sequence(sequences, enforce_sorted=False), torch.ones(3)
-    (example, first), _ = first_example((packed, weights), {})
-    assert torch.equal(pad_packed_sequence(example, batch_first=True)[0][0], sequences[1]) and first.shape == (1,)
-    model, kept = Reads(), []
-    maps = FeatureMaps(model, Capture(), None)
-    maps.arm(True)
-    model.lstm.register_forward_hook(lambda module, args, output: kept.append(output[0].data))
-    model(packed, weights)
-    (snapshot,) = maps.collect()
-    assert maps.error is None and list(snapshot.plugins) == ["feature_maps/lstm"]
-    assert [image.description for _, image in snapshot.settle()] == ["7 tokens (down) x 5 features (across)"]
-    (drawn,) = snapshot.copy.wait()
-    assert np.allclose(drawn, kept[-1].numpy()) and len(kept) == 2
 
 
 class Patches(nn.Module):

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map_only
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
@@ -25,13 +23,13 @@ from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.pictures.attention import AttentionMode, WholeFunctions
 from torchboard.capture.pictures.pending import PictureSnapshot
+from torchboard.capture.pictures.probe import Probe
 from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import GuardedHook, InertWhenCopied
 from torchboard.graph.module_names import module_names
-from torchboard.graph.quiet_pass import quiet_pass
 
 _MAX_PICTURES = 100
 """Layers shown, evenly spread, and attentions, where the options do not name layers."""
@@ -42,7 +40,7 @@ _PATIENCE = 8
 class FeatureMaps:
     """Runs the model on a probe at the end of an epoch and keeps what its layers put out.
 
-    The probe is the first example of the first batch that the model sees in training, or one that is given. The pass
+    The probe is the first example of the first batch that the model sees in training, or one that is given. Its pass
     runs in evaluation mode without gradients and leaves modes, buffers and the random state as they were; a model that
     cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``. Of several
     models each has a probe and a pass of its own.
@@ -66,7 +64,7 @@ class FeatureMaps:
         self.error: Exception | None = None
         self._model = model
         self._options = options
-        self._probes: dict[str, tuple[tuple, dict]] = {} if probe is None else {"": ((probe.detach().clone(),), {})}
+        self._probes: dict[str, Probe] = {} if probe is None else {"": Probe.given(probe)}
         drawn = {key_of(model, name) for name, _ in self._drawable(layers(model, options))}
         self._awaited = {
             key: part
@@ -105,7 +103,7 @@ class FeatureMaps:
             handle.remove()
         if self._awaited.pop(key, None) is not None:
             with unseen():
-                self._probes[key] = first_example(args, kwargs)
+                self._probes[key] = Probe(models_in(self._model)[key], args, kwargs)
 
     def collect(self) -> list[PictureSnapshot | Figures]:
         """One forward pass of each probe; the numbers are on their way to the host, one snapshot for all pictures."""
@@ -116,12 +114,12 @@ class FeatureMaps:
         shown = drawable if self._options.include is not None else spread(drawable, _MAX_PICTURES)
         seen = _Pass({module: name for name, module in found})
         for key, probe in [*self._probes.items()]:
-            model, before = models_in(self._model)[key], dict(seen.views)
+            model = models_in(self._model)[key]
             try:
-                with seen.watching(model, [entry for entry in shown if key_of(self._model, entry[0]) == key]):
-                    quiet_pass(model, *probe)
+                probe.run(
+                    model, partial(seen.watching, model, [one for one in shown if key_of(self._model, one[0]) == key])
+                )
             except Exception as error:
-                seen.views = before
                 self._failed(key, error)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
@@ -167,9 +165,21 @@ class _Pass:
 
     @contextmanager
     def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
-        """Hooks on the layers, and the modes that see attention, for one pass."""
+        """Hooks on the layers, and the modes that see attention, for one pass; one that fails shows nothing."""
+        before = dict(self.views), self.attentions
         self.patches = None
         mode = AttentionMode(self.see_attention)
+        try:
+            with self._hooked(model, shown), mode, WholeFunctions():
+                yield
+            if mode.error is not None:
+                raise mode.error
+        except BaseException:
+            self.views, self.attentions = before
+            raise
+
+    @contextmanager
+    def _hooked(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
         with ExitStack() as stack:
             for module in module_names(model):
                 if not isinstance(module, torch.jit.ScriptModule):
@@ -178,11 +188,7 @@ class _Pass:
                     stack.callback(module.register_forward_hook(_End(self), always_call=True).remove)
             for name, module in shown:
                 stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
-            stack.enter_context(mode)
-            stack.enter_context(WholeFunctions())
             yield
-        if mode.error is not None:
-            raise mode.error
 
     def see(self, name: str, module: nn.Module, output: Any) -> None:
         """A layer has put something out; its first call counts."""
@@ -249,38 +255,3 @@ class _Keep(InertWhenCopied):
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
         with unseen():
             self._pass.see(self._name, module, output)
-
-
-def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Copies of a model's inputs with a batch of one: every tensor as long as the first one is cut after its first row.
-
-    Of packed sequences the longest is taken.
-    """
-    inputs: list[Any] = []
-    tree_map_only((Tensor, PackedSequence), inputs.append, (args, kwargs), is_leaf=_is_packed)
-    batch = next((_examples(given) for given in inputs if _examples(given)), 0)
-
-    def cut(given: Any) -> Any:
-        if _is_packed(given):
-            return _longest(given)
-        return (given[:1] if _examples(given) == batch else given).detach().clone()
-
-    return tree_map_only((Tensor, PackedSequence), cut, (args, kwargs), is_leaf=_is_packed)
-
-
-def _is_packed(given: object) -> bool:
-    return isinstance(given, PackedSequence)
-
-
-def _examples(given: Any) -> int | None:
-    """How many there are along the first axis, or sequences; None of a number."""
-    if _is_packed(given):
-        return int(given.batch_sizes[0])  # it is on the host, always
-    return len(given) if given.ndim else None
-
-
-def _longest(packed: PackedSequence) -> PackedSequence:
-    """The first of the sequences in the order in which they are packed: the first row of each step."""
-    steps = packed.batch_sizes
-    rows = (steps.cumsum(0) - steps).to(packed.data.device, non_blocking=True)
-    return PackedSequence(packed.data.detach()[rows], torch.ones_like(steps))

@@ -1,0 +1,160 @@
+"""The example that pictures show: cut out of a batch, along the axis that the model's layers take for that of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map_only
+
+from torchboard.errors import InvalidValueError
+from torchboard.graph.hooks import InertWhenCopied
+from torchboard.graph.quiet_pass import quiet_pass
+from torchboard.graph.tensors import given_tensors
+
+_Inputs = tuple[tuple, dict]
+
+
+class Probe:
+    """The inputs of a pass with one example.
+
+    Where a batch does not tell how it is cut, the ways are tried in turn in the first pass, and the first that the model
+    can run on stays. A layer that has ``batch_first=False`` and is given one step of several sequences says that it is
+    not this one.
+
+    Args:
+        model: whose inputs they are.
+        args: of a batch.
+        kwargs: of a batch.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._is_cut = True
+        self._ways = [
+            tree_map_only((Tensor, PackedSequence), cut, (args, kwargs), is_leaf=_is_packed)
+            for cut in _cuts(args, kwargs, any(map(_is_sequence_first, model.modules())))
+        ]
+
+    @classmethod
+    def given(cls, example: Tensor) -> Probe:
+        """An input with a batch of one, which is not cut."""
+        probe = cls.__new__(cls)
+        probe._is_cut, probe._ways = False, [((example.detach().clone(),), {})]
+        return probe
+
+    def run(self, model: nn.Module, watched: Callable[[], AbstractContextManager]) -> None:
+        """A pass of the example through the model, in a context; where it fails there may be another in another one.
+
+        Raises:
+            Exception: what the first way raises, where the model cannot run on any.
+        """
+        errors: list[Exception] = []
+        for inputs in self._ways:
+            try:
+                with watched(), _whole_sequences(model) if self._is_cut else ExitStack():
+                    quiet_pass(model, *inputs)
+            except Exception as error:
+                errors.append(error)
+            else:
+                self._ways = [inputs]
+                return
+        raise errors[0]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One example of what a batch consists of, a copy.
+
+    What is as long as the first input is cut: along the same axis, or of sequence-first inputs along the first one, as
+    paddings [batch, tokens] are. Of packed sequences the longest is taken.
+
+    Attributes:
+        first: the input that has the batch.
+        axis: of it, and of most others.
+        squares: whether masks [tokens, tokens] may be paddings of as many examples.
+    """
+
+    first: Tensor | PackedSequence
+    axis: int
+    squares: bool
+
+    def __call__(self, given: Any) -> Any:
+        if _is_packed(given):
+            return _longest(given)
+        whole = given.detach()
+        if self.squares or not self.doubts(given):
+            count = _examples(self.first, self.axis)
+            for axis in range(min(self.axis, given.ndim - 1), -1, -1):
+                if given.size(axis) == count:
+                    return (whole[:, :1] if axis else whole[:1]).clone()
+        return whole.clone()
+
+    def doubts(self, given: Any) -> bool:
+        """Whether it is as long as the batch both ways, so that it may be a mask."""
+        if given is self.first or _is_packed(given) or not (given.is_floating_point() or given.dtype == torch.bool):
+            return False
+        return given.ndim == 2 and given.size(0) == given.size(1) == _examples(self.first, self.axis)
+
+
+def _cuts(args: tuple, kwargs: dict, sequence_first: bool) -> Iterator[_Cut]:
+    """The ways of cutting a batch, the likeliest first: along the first axis, with masks left whole."""
+    inputs: list[Any] = []
+    tree_map_only((Tensor, PackedSequence), inputs.append, (args, kwargs), is_leaf=_is_packed)
+    first = next((given for given in inputs if _examples(given)), torch.empty(0))
+    axes = (0, 1) if sequence_first and not _is_packed(first) and first.ndim in (2, 3) else (0,)
+    for axis in axes:
+        yield (cut := _Cut(first, axis, False))
+        if any(map(cut.doubts, inputs)):
+            yield _Cut(first, axis, True)
+
+
+def _is_packed(given: object) -> bool:
+    return isinstance(given, PackedSequence)
+
+
+def _examples(given: Any, axis: int = 0) -> int | None:
+    """How many there are along an axis, or sequences; None of a number."""
+    if _is_packed(given):
+        return int(given.batch_sizes[0])  # it is on the host, always
+    return given.size(axis) if given.ndim else None
+
+
+def _longest(packed: PackedSequence) -> PackedSequence:
+    """The first of the sequences in the order in which they are packed: the first row of each step."""
+    steps = packed.batch_sizes
+    rows = (steps.cumsum(0) - steps).to(packed.data.device, non_blocking=True)
+    return PackedSequence(packed.data.detach()[rows], torch.ones_like(steps))
+
+
+def _is_sequence_first(module: nn.Module) -> bool:
+    return getattr(module, "batch_first", True) is False
+
+
+@contextmanager
+def _whole_sequences(model: nn.Module) -> Iterator[None]:
+    """Stops a pass inside that gives a sequence-first layer one step of several sequences."""
+    with ExitStack() as stack:
+        for module in filter(_is_sequence_first, model.modules()):
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.callback(module.register_forward_pre_hook(_OneStep(), with_kwargs=True).remove)
+        yield
+
+
+class _OneStep(InertWhenCopied):
+    """Refuses [1, sequences, features] in a pass of one example: it was cut along time."""
+
+    __slots__ = ()
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        shape = next((given.shape for given in given_tensors(args, kwargs)), ())
+        if len(shape) == 3 and shape[0] == 1 < shape[1]:
+            raise InvalidValueError(
+                f"the first example of a batch, of which {type(module).__name__} is given {[*shape]}",
+                f"with batch_first=False that is one step of {shape[1]} examples",
+                "give one whole example, a tensor, as feature_maps",
+            )
