@@ -34,7 +34,7 @@ class Takes(nn.Module):
 def example_of(*args, model=None, **kwargs):
     """What a model is given of a batch."""
     model = model or Takes()
-    Probe(model, args, kwargs).run(model, nullcontext)
+    Probe(model, args, kwargs).run(nullcontext)
     (given,) = model.given
     return given
 
@@ -191,3 +191,68 @@ def test_where_no_axis_is_known_to_be_the_batch_nothing_is_drawn_and_the_reason_
     assert maps.collect() == [] and isinstance(maps.error, InvalidValueError)
     assert "LSTM is given [1, 5, 4]: with batch_first=False that is one step of 5 examples" in str(maps.error)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Batch:
+    """What a loader of the user's own may give."""
+
+    def __init__(self, x):
+        self.held = {"x": x}
+
+
+@pytest.mark.parametrize("wrap", [Batch, lambda x: x])
+def test_the_example_stays_the_same_though_the_batch_is_filled_anew_and_the_model_writes_into_it(wrap):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 1)
+
+        def forward(self, batch):
+            return self.conv((batch.held["x"] if isinstance(batch, Batch) else batch).mul_(2))
+
+    maps = FeatureMaps(model := Reads(), Capture(), None)
+    x = torch.randn(16, 1, 4, 4)
+    first, given = x[:1].clone(), wrap(x)
+    maps.keep((given,), {})
+    x.zero_()
+    for _ in range(2):
+        (snapshot, *_) = maps.collect()
+        (drawn,) = snapshot.copy.wait()
+        assert np.allclose(drawn, model.conv(first * 2)[0].detach().numpy(), atol=1e-6)
+    assert maps.error is None and not x.any()
+
+
+def test_of_a_batch_that_nobody_knows_how_to_cut_layers_are_drawn_that_tell_where_it_is():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.lstm = nn.Conv1d(8, 8, 1), nn.LSTM(8, 8)
+            self.layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16)])
+
+        def forward(self, batch, scale):
+            assert len(scale) == len(batch.held["x"])
+            x = self.embed(batch.held["x"]).permute(2, 0, 1)
+            return self.lstm(self.layers[0](x))
+
+    maps = FeatureMaps(model := Mixed(), Capture(), None)
+    batch = Batch(torch.randn(5, 8, 7))
+    maps.keep((batch, torch.ones(5)), {})
+    snapshot, text = maps.collect()
+    assert snapshot.tags == ("feature_maps/embed", "feature_maps/lstm") and len(maps.collect()) == 1
+    assert snapshot.sheets[1].heading == ["7 tokens (down) x 8 features (across)"]
+    assert np.allclose(snapshot.copy.wait()[0], model.embed(batch.held["x"])[0].detach().numpy(), atol=1e-6)
+    ((_, value),) = text.settle()
+    assert "how a `Batch` is cut into examples is not known" in value.markdown
+
+
+def test_objects_that_hold_no_tensors_or_parts_of_the_model_are_no_batch():
+    class Options:
+        def __init__(self, model):
+            self.model, self.names, self.lines = model, ["a"], (line for line in "ab")
+
+    model, other = Takes(parts=[nn.Linear(2, 2)]), nn.Linear(2, 2)
+    plain = Options(model)
+    plain.lines = None
+    (x, options, uncopied, module), _ = example_of(torch.ones(4, 3), plain, Options(model), other, model=model)
+    assert x.shape == (1, 3) and options is not plain and options.model is model
+    assert isinstance(uncopied, Options) and module is other

@@ -64,7 +64,7 @@ class FeatureMaps:
         self.error: Exception | None = None
         self._model = model
         self._options = options
-        self._probes: dict[str, Probe] = {} if probe is None else {"": Probe.given(probe)}
+        self._probes: dict[str, Probe] = {} if probe is None else {"": Probe.given(model, probe)}
         drawn = {key_of(model, name) for name, _ in self._drawable(layers(model, options))}
         self._awaited = {
             key: part
@@ -114,11 +114,9 @@ class FeatureMaps:
         shown = drawable if self._options.include is not None else spread(drawable, _MAX_PICTURES)
         seen = _Pass({module: name for name, module in found})
         for key, probe in [*self._probes.items()]:
-            model = models_in(self._model)[key]
+            part = [one for one in shown if key_of(self._model, one[0]) == key]
             try:
-                probe.run(
-                    model, partial(seen.watching, model, [one for one in shown if key_of(self._model, one[0]) == key])
-                )
+                probe.run(partial(seen.watching, models_in(self._model)[key], part, not probe.whole))
             except Exception as error:
                 self._failed(key, error)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
@@ -140,10 +138,16 @@ class FeatureMaps:
         told, self._told = self._told, True
         if told:
             return []
-        if drawn == count and attentions < _MAX_PICTURES:
-            return []
-        attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
-        return left_out("feature_maps", f"{drawn} of {count} layers are drawn, evenly spread{attended}")
+        reasons = []
+        if drawn < count or attentions >= _MAX_PICTURES:
+            attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
+            reasons.append(f"{drawn} of {count} layers are drawn, evenly spread{attended}")
+        for whole in {probe.whole for probe in self._probes.values() if probe.whole}:
+            reasons.append(
+                f"how a `{whole}` is cut into examples is not known, so that only convolutions and recurrent layers are "
+                "drawn, which tell where their batch is"
+            )
+        return left_out("feature_maps", "; ".join(reasons)) if reasons else []
 
 
 @dataclass
@@ -155,19 +159,24 @@ class _Pass:
         views: tag -> how it is drawn, and the numbers.
         running: the layers that are running, by name, the innermost last; empty for those that may not be shown.
         patches: height and width of the last planes that a convolution made.
+        is_one: whether the pass is of one example.
     """
 
     names: dict[nn.Module, str]
     views: dict[str, tuple[Sheet, Tensor]] = field(default_factory=dict)
     running: list[tuple[str, bool]] = field(default_factory=list)
     patches: tuple[int, int] | None = None
+    is_one: bool = True
     attentions: int = 0
 
     @contextmanager
-    def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
-        """Hooks on the layers, and the modes that see attention, for one pass; one that fails shows nothing."""
+    def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]], is_one: bool) -> Iterator[None]:
+        """Hooks on the layers, and the modes that see attention, for one pass; one that fails shows nothing.
+
+        Of a pass that is not of one example, layers are shown that tell where their batch is.
+        """
         before = dict(self.views), self.attentions
-        self.patches = None
+        self.patches, self.is_one = None, is_one
         mode = AttentionMode(self.see_attention)
         try:
             with self._hooked(model, shown), mode, WholeFunctions():
@@ -187,7 +196,8 @@ class _Pass:
                     stack.callback(module.register_forward_pre_hook(_Begin(self, name)).remove)
                     stack.callback(module.register_forward_hook(_End(self), always_call=True).remove)
             for name, module in shown:
-                stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
+                if self.is_one or isinstance(module, (*CONVOLUTIONS, nn.RNNBase)):
+                    stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
             yield
 
     def see(self, name: str, module: nn.Module, output: Any) -> None:
@@ -203,7 +213,13 @@ class _Pass:
     def see_attention(self, heads: Heads, weights: Tensor, is_certain: bool) -> None:
         """The innermost layer attends; a second time in one layer has a number."""
         name, attends = self.running[-1] if self.running else ("", False)
-        if not name or not (is_certain or attends) or heads.shape[2] < 2 or self.attentions == _MAX_PICTURES:
+        if (
+            not self.is_one
+            or not name
+            or not (is_certain or attends)
+            or heads.shape[2] < 2
+            or self.attentions == _MAX_PICTURES
+        ):
             return
         self.attentions += 1
         key, number = tag("attention", name), 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map, tree_map_only
 
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import InertWhenCopied
@@ -31,39 +32,69 @@ class Probe:
         model: whose inputs they are.
         args: of a batch.
         kwargs: of a batch.
+
+    Attributes:
+        whole: the class of an input that holds tensors and is neither a list, a tuple nor a dict, so that nobody knows how it
+            is cut: the batch is then left whole, and its first example is the first of what a layer puts out.
     """
 
     def __init__(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._is_cut = True
-        self._ways = [
-            tree_map_only((Tensor, PackedSequence), cut, (args, kwargs), is_leaf=_is_packed)
-            for cut in _cuts(args, kwargs, any(map(_is_sequence_first, model.modules())))
-        ]
+        objects = _Objects(model)
+        inputs = tree_map(objects, (args, kwargs), is_leaf=_is_packed)
+        self.whole = objects.holder
+        cuts = [_copy] if self.whole else _cuts(*inputs, any(map(_is_sequence_first, model.modules())))
+        self._model, self._is_cut = model, not self.whole
+        self._ways: list[_Inputs] = [tree_map(cut, inputs, is_leaf=_is_packed) for cut in cuts]
 
     @classmethod
-    def given(cls, example: Tensor) -> Probe:
+    def given(cls, model: nn.Module, example: Tensor) -> Probe:
         """An input with a batch of one, which is not cut."""
-        probe = cls.__new__(cls)
-        probe._is_cut, probe._ways = False, [((example.detach().clone(),), {})]
+        probe = cls(model, (example,), {})
+        probe._is_cut, probe._ways = False, [((_copy(example),), {})]
         return probe
 
-    def run(self, model: nn.Module, watched: Callable[[], AbstractContextManager]) -> None:
-        """A pass of the example through the model, in a context; where it fails there may be another in another one.
+    def run(self, watched: Callable[[], AbstractContextManager]) -> None:
+        """A pass of a copy of the example, in a context; where it fails there may be another one in another context.
 
         Raises:
             Exception: what the first way raises, where the model cannot run on any.
         """
         errors: list[Exception] = []
         for inputs in self._ways:
+            copies = tree_map(_Objects(self._model), tree_map(_copy, inputs, is_leaf=_is_packed), is_leaf=_is_packed)
             try:
-                with watched(), _whole_sequences(model) if self._is_cut else ExitStack():
-                    quiet_pass(model, *inputs)
+                with watched(), _whole_sequences(self._model) if self._is_cut else ExitStack():
+                    quiet_pass(self._model, *copies)
             except Exception as error:
                 errors.append(error)
             else:
                 self._ways = [inputs]
                 return
         raise errors[0]
+
+
+class _Objects:
+    """Copies what a model is given beside tensors, with the tensors in it; what cannot be copied stays as it is.
+
+    Attributes:
+        holder: the class of the first that holds tensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.holder = ""
+        self._model = {id(part): part for part in (*model.modules(), *model.parameters(), *model.buffers())}
+
+    def __call__(self, given: Any) -> Any:
+        if isinstance(given, (Tensor, PackedSequence, nn.Module)):
+            return given
+        copies = dict(self._model)
+        try:
+            copied = copy.deepcopy(given, copies)
+        except Exception:  # of files, locks and whatever else
+            return given
+        if any(isinstance(part, Tensor) and key not in self._model for key, part in copies.items()):
+            self.holder = self.holder or type(given).__name__
+        return copied
 
 
 @dataclass(frozen=True)
@@ -86,13 +117,12 @@ class _Cut:
     def __call__(self, given: Any) -> Any:
         if _is_packed(given):
             return _longest(given)
-        whole = given.detach()
-        if self.squares or not self.doubts(given):
+        if isinstance(given, Tensor) and (self.squares or not self.doubts(given)):
             count = _examples(self.first, self.axis)
             for axis in range(min(self.axis, given.ndim - 1), -1, -1):
                 if given.size(axis) == count:
-                    return (whole[:, :1] if axis else whole[:1]).clone()
-        return whole.clone()
+                    return _copy(given[:, :1] if axis else given[:1])
+        return _copy(given)
 
     def doubts(self, given: Any) -> bool:
         """Whether it is as long as the batch both ways, so that it may be a mask."""
@@ -111,6 +141,13 @@ def _cuts(args: tuple, kwargs: dict, sequence_first: bool) -> Iterator[_Cut]:
         yield (cut := _Cut(first, axis, False))
         if any(map(cut.doubts, inputs)):
             yield _Cut(first, axis, True)
+
+
+def _copy(given: Any) -> Any:
+    """A tensor or packed sequence for ourselves; all else as it is."""
+    if _is_packed(given):
+        return PackedSequence(given.data.detach().clone(), *given[1:])
+    return given.detach().clone() if isinstance(given, Tensor) else given
 
 
 def _is_packed(given: object) -> bool:
