@@ -256,3 +256,33 @@ def test_objects_that_hold_no_tensors_or_parts_of_the_model_are_no_batch():
     (x, options, uncopied, module), _ = example_of(torch.ones(4, 3), plain, Options(model), other, model=model)
     assert x.shape == (1, 3) and options is not plain and options.model is model
     assert isinstance(uncopied, Options) and module is other
+
+
+def test_the_pass_is_under_the_autocast_of_the_training_pass():
+    class Casts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.kinds = nn.Conv2d(3, 4, 3).bfloat16(), []
+
+        def forward(self, x):
+            self.kinds.append((torch.is_autocast_cache_enabled(), self.conv(x).dtype))
+
+    model = Casts()
+    maps = FeatureMaps(model, Capture(), None)
+    maps.arm(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(2, 3, 8, 8))
+    for _ in range(2):
+        (snapshot,) = maps.collect()
+        assert maps.error is None and snapshot.tags == ("feature_maps/conv",)
+    assert model.kinds == [(True, torch.bfloat16), *[(False, torch.bfloat16)] * 2]
+    assert not torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()
+
+
+def test_a_training_pass_without_autocast_has_a_pass_without_it_wherever_that_is_made():
+    model = Takes(lambda x: kinds.append(torch.is_autocast_enabled("cpu")))
+    kinds = []
+    probe = Probe(model, (torch.ones(2, 3),), {})
+    with torch.autocast("cpu", torch.bfloat16):
+        probe.run(nullcontext)
+    assert kinds == [False]

@@ -24,9 +24,9 @@ _Inputs = tuple[tuple, dict]
 class Probe:
     """The inputs of a pass with one example.
 
-    Where a batch does not tell how it is cut, the ways are tried in turn in the first pass, and the first that the model
-    can run on stays. A layer that has ``batch_first=False`` and is given one step of several sequences says that it is
-    not this one.
+    The pass is under the autocast that the batch was under. Where a batch does not tell how it is cut, the ways are tried in
+    turn in the first pass, and the first that the model can run on stays. A layer that has ``batch_first=False`` and is given
+    one step of several sequences says that it is not this one.
 
     Args:
         model: whose inputs they are.
@@ -44,13 +44,14 @@ class Probe:
         self.whole = objects.holder
         cuts = [_copy] if self.whole else _cuts(*inputs, any(map(_is_sequence_first, model.modules())))
         self._model, self._is_cut = model, not self.whole
+        self._autocast = _autocast_now(model)
         self._ways: list[_Inputs] = [tree_map(cut, inputs, is_leaf=_is_packed) for cut in cuts]
 
     @classmethod
     def given(cls, model: nn.Module, example: Tensor) -> Probe:
         """An input with a batch of one, which is not cut."""
         probe = cls(model, (example,), {})
-        probe._is_cut, probe._ways = False, [((_copy(example),), {})]
+        probe._is_cut, probe._autocast, probe._ways = False, (), [((_copy(example),), {})]
         return probe
 
     def run(self, watched: Callable[[], AbstractContextManager]) -> None:
@@ -63,7 +64,11 @@ class Probe:
         for inputs in self._ways:
             copies = tree_map(_Objects(self._model), tree_map(_copy, inputs, is_leaf=_is_packed), is_leaf=_is_packed)
             try:
-                with watched(), _whole_sequences(self._model) if self._is_cut else ExitStack():
+                with watched(), ExitStack() as stack:
+                    for autocast in self._autocast:
+                        stack.enter_context(autocast)
+                    if self._is_cut:
+                        stack.enter_context(_whole_sequences(self._model))
                     quiet_pass(self._model, *copies)
             except Exception as error:
                 errors.append(error)
@@ -71,6 +76,16 @@ class Probe:
                 self._ways = [inputs]
                 return
         raise errors[0]
+
+
+def _autocast_now(model: nn.Module) -> list[torch.autocast]:
+    """Contexts in which a pass casts as one does here, on the CPU and where the parameters are; none remembers a cast weight."""
+    kinds = sorted({"cpu", *(parameter.device.type for parameter in model.parameters())})
+    return [
+        torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
+        for kind in kinds
+        if torch.amp.is_autocast_available(kind)
+    ]
 
 
 class _Objects:
