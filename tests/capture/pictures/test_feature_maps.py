@@ -292,6 +292,23 @@ def test_of_many_layers_a_hundred_are_drawn_unless_they_are_named_and_a_text_say
     assert len(snapshot.tags) == 150
 
 
+@pytest.mark.parametrize("count", [100, 103])
+def test_attentions_are_said_to_be_left_out_where_some_are(count):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+
+        def forward(self, x):
+            return x + self.attention(x, x, x)[0]
+
+    shown = collected(nn.Sequential(*(Layer() for _ in range(count))), torch.randn(2, 4, 4))
+    text = shown.pop("monitor/left_out/feature_maps", None)
+    assert len(shown) == 200 and (text is not None) == (count > 100)
+    if text is not None:
+        assert "100 of 103 layers are drawn, evenly spread; the first 100 of 103 attentions are drawn" in text.markdown
+
+
 def test_what_is_not_selected_is_not_drawn():
     model = Attentive()
     shown = collected(model, torch.randn(2, 1, 8, 8), options=Capture(exclude=["*.self_attn", "net.up"]))

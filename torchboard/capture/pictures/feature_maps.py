@@ -138,10 +138,9 @@ class FeatureMaps:
         told, self._told = self._told, True
         if told:
             return []
-        reasons = []
-        if drawn < count or attentions >= _MAX_PICTURES:
-            attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
-            reasons.append(f"{drawn} of {count} layers are drawn, evenly spread{attended}")
+        reasons = [f"{drawn} of {count} layers are drawn, evenly spread"] if drawn < count else []
+        if attentions > _MAX_PICTURES:
+            reasons.append(f"the first {_MAX_PICTURES} of {attentions} attentions are drawn")
         for whole in {probe.whole for probe in self._probes.values() if probe.whole}:
             reasons.append(
                 f"how a `{whole}` is cut into examples is not known, so that only convolutions and recurrent layers are "
@@ -160,6 +159,7 @@ class _Pass:
         running: the layers that are running, by name, the innermost last; empty for those that may not be shown.
         patches: height and width of the last planes that a convolution made.
         is_one: whether the pass is of one example.
+        attentions: how many there were, of which the first are in ``views``.
     """
 
     names: dict[nn.Module, str]
@@ -213,15 +213,11 @@ class _Pass:
     def see_attention(self, heads: Heads, weights: Tensor, is_certain: bool) -> None:
         """The innermost layer attends; a second time in one layer has a number."""
         name, attends = self.running[-1] if self.running else ("", False)
-        if (
-            not self.is_one
-            or not name
-            or not (is_certain or attends)
-            or heads.shape[2] < 2
-            or self.attentions == _MAX_PICTURES
-        ):
+        if not (self.is_one and name and (is_certain or attends)) or heads.shape[2] < 2:
             return
         self.attentions += 1
+        if self.attentions > _MAX_PICTURES:
+            return
         key, number = tag("attention", name), 1
         while key in self.views:
             number += 1
