@@ -286,3 +286,16 @@ def test_a_training_pass_without_autocast_has_a_pass_without_it_wherever_that_is
     with torch.autocast("cpu", torch.bfloat16):
         probe.run(nullcontext)
     assert kinds == [False]
+
+
+def test_an_input_without_a_batch_is_told_to_be_cut_and_can_be_given():
+    model, x = nn.Sequential(nn.Conv2d(3, 5, 3)), torch.randn(3, 16, 16)
+    maps = FeatureMaps(model, Capture(), None)
+    maps.keep((x,), {})
+    assert maps.collect() == [] and isinstance(maps.error.__cause__, RuntimeError)
+    told = "the first example, cut out of the first training batch ([1, 16, 16]): the model cannot run on that"
+    assert told in str(maps.error) and "to have 3 channels" in str(maps.error)
+    assert str(maps.error).endswith("give one input of the model, a tensor, as feature_maps, or False.")
+    maps = FeatureMaps(model, Capture(), x)
+    (snapshot,) = maps.collect()
+    assert maps.error is None and snapshot.sheets[0].heading == ["5 channels, 14 x 14"]

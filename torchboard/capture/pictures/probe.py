@@ -58,7 +58,8 @@ class Probe:
         """A pass of a copy of the example, in a context; where it fails there may be another one in another context.
 
         Raises:
-            Exception: what the first way raises, where the model cannot run on any.
+            InvalidValueError: the model cannot run on what was made of a batch; it says what the first way raises.
+            Exception: what the model raises on an example that is given.
         """
         errors: list[Exception] = []
         for inputs in self._ways:
@@ -75,7 +76,25 @@ class Probe:
             else:
                 self._ways = [inputs]
                 return
-        raise errors[0]
+        raise self._refused(errors[0])
+
+    def _refused(self, error: Exception) -> Exception:
+        """The error of a pass, with what the inputs are made of where they are not the user's."""
+        if not (self._is_cut or self.whole) or isinstance(error, InvalidValueError):
+            return error
+        shapes = [[*tensor.shape] for tensor in given_tensors(*self._ways[0])]
+        made = (
+            "the first training batch, left whole"
+            if self.whole
+            else "the first example, cut out of the first training batch"
+        )
+        refused = InvalidValueError(
+            f"{made}{f' ({shapes[0]})' if shapes else ''}",
+            f"the model cannot run on that in evaluation mode: {type(error).__name__}: {error}",
+            "give one input of the model, a tensor, as feature_maps, or False",
+        )
+        refused.__cause__ = error
+        return refused
 
 
 def _autocast_now(model: nn.Module) -> list[torch.autocast]:
