@@ -43,13 +43,50 @@ def test_weights_of_every_number_of_axes_are_drawn_and_all_that_can_be():
         "two/bias": "8 numbers, row by row",
         "grey/weight": "9 outputs, 3 x 3",
         "grey/bias": "9 numbers, row by row",
-        "three/weight": "4 outputs, 4 inputs x 2; kernels of 3 x 3, those of an output side by side",
+        "three/weight": "4 outputs, 4 slices (2 of an input); kernels of 3 x 3, those of an output side by side",
         "three/bias": "4 numbers, row by row",
         "line/weight": "10 rows (down) x 6 columns (across)",
         "line/bias": "10 numbers, row by row",
         "words/weight": "20 rows (down) x 7 columns (across)",
         "half/weight": "2 rows (down) x 2 columns (across)",
     }
+
+
+def test_kernels_of_transposed_and_grouped_convolutions_are_labelled_as_what_they_are():
+    layers = {
+        "up": nn.ConvTranspose2d(16, 3, 4),
+        "groups": nn.Conv2d(64, 16, 3, groups=4),
+        "up_groups": nn.ConvTranspose2d(8, 12, 3, groups=4),
+        "up_line": nn.ConvTranspose1d(8, 4, 3),
+        "up_one": nn.ConvTranspose2d(16, 1, 3),
+        "one": nn.Conv2d(16, 1, 3),
+        "deep": nn.Conv3d(8, 6, (2, 3, 3), groups=2),
+        "norm": nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(16, 3, 4)),
+    }
+    side = "those of an output side by side"
+    drawn = {tag.removeprefix("weights/"): image.description for tag, image in pictures(nn.ModuleDict(layers)).items()}
+    assert {name: said for name, said in drawn.items() if not name.endswith("bias")} == {
+        "up/weight": f"3 outputs, 16 inputs; kernels of 4 x 4, {side}",
+        "groups/weight": f"16 outputs, 16 inputs each, of 64; kernels of 3 x 3, {side}",
+        "up_groups/weight": f"12 outputs, 2 inputs each, of 8; kernels of 3 x 3, {side}",
+        "up_line/weight": "4 outputs, 8 x 3",
+        "up_one/weight": "16 inputs, 3 x 3",
+        "one/weight": "16 inputs, 3 x 3",
+        "deep/weight": f"6 outputs, 8 slices (2 of an input) each, of 8 inputs; kernels of 3 x 3, {side}",
+        "norm/parametrizations/weight/original0": "16 inputs, 1 x 1",
+        "norm/parametrizations/weight/original1": f"3 outputs, 16 inputs; kernels of 4 x 4, {side}",
+    }
+
+
+def test_the_kernels_of_a_transposed_convolution_are_turned_group_by_group():
+    layer = nn.ConvTranspose1d(4, 6, 1, groups=2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(12.0).reshape(4, 3, 1))
+    _, part = shown(layer.weight.detach(), layer=layer)
+    for at in range(6):
+        assert part[at, :, 0].tolist() == [layer.weight[at // 3 * 2 + place, at % 3] for place in range(2)]
+    outputs = layer(torch.eye(4)[None])[0].detach()
+    assert torch.equal(part[4, :, 0], outputs[4, 2:]), "what output 4 makes of inputs 2 and 3"
 
 
 @pytest.mark.parametrize(

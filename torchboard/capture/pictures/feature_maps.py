@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_map_only
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
@@ -25,13 +23,13 @@ from torchboard.capture.modes import unseen
 from torchboard.capture.options import Capture
 from torchboard.capture.pictures.attention import AttentionMode, WholeFunctions
 from torchboard.capture.pictures.pending import PictureSnapshot
+from torchboard.capture.pictures.probe import Probe
 from torchboard.capture.pictures.views import CONVOLUTIONS, blocks_of, view_of
 from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import GuardedHook, InertWhenCopied
 from torchboard.graph.module_names import module_names
-from torchboard.graph.quiet_pass import quiet_pass
 
 _MAX_PICTURES = 100
 """Layers shown, evenly spread, and attentions, where the options do not name layers."""
@@ -42,7 +40,7 @@ _PATIENCE = 8
 class FeatureMaps:
     """Runs the model on a probe at the end of an epoch and keeps what its layers put out.
 
-    The probe is the first example of the first batch that the model sees in training, or one that is given. The pass
+    The probe is the first example of the first batch that the model sees in training, or one that is given. Its pass
     runs in evaluation mode without gradients and leaves modes, buffers and the random state as they were; a model that
     cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``. Of several
     models each has a probe and a pass of its own.
@@ -66,7 +64,7 @@ class FeatureMaps:
         self.error: Exception | None = None
         self._model = model
         self._options = options
-        self._probes: dict[str, tuple[tuple, dict]] = {} if probe is None else {"": ((probe.detach().clone(),), {})}
+        self._probes: dict[str, Probe] = {} if probe is None else {"": Probe.given(model, probe)}
         drawn = {key_of(model, name) for name, _ in self._drawable(layers(model, options))}
         self._awaited = {
             key: part
@@ -105,7 +103,7 @@ class FeatureMaps:
             handle.remove()
         if self._awaited.pop(key, None) is not None:
             with unseen():
-                self._probes[key] = first_example(args, kwargs)
+                self._probes[key] = Probe(models_in(self._model)[key], args, kwargs)
 
     def collect(self) -> list[PictureSnapshot | Figures]:
         """One forward pass of each probe; the numbers are on their way to the host, one snapshot for all pictures."""
@@ -116,12 +114,10 @@ class FeatureMaps:
         shown = drawable if self._options.include is not None else spread(drawable, _MAX_PICTURES)
         seen = _Pass({module: name for name, module in found})
         for key, probe in [*self._probes.items()]:
-            model, before = models_in(self._model)[key], dict(seen.views)
+            part = [one for one in shown if key_of(self._model, one[0]) == key]
             try:
-                with seen.watching(model, [entry for entry in shown if key_of(self._model, entry[0]) == key]):
-                    quiet_pass(model, *probe)
+                probe.run(partial(seen.watching, models_in(self._model)[key], part, not probe.whole))
             except Exception as error:
-                seen.views = before
                 self._failed(key, error)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
@@ -142,10 +138,15 @@ class FeatureMaps:
         told, self._told = self._told, True
         if told:
             return []
-        if drawn == count and attentions < _MAX_PICTURES:
-            return []
-        attended = f", and the first {_MAX_PICTURES} attentions" if attentions >= _MAX_PICTURES else ""
-        return left_out("feature_maps", f"{drawn} of {count} layers are drawn, evenly spread{attended}")
+        reasons = [f"{drawn} of {count} layers are drawn, evenly spread"] if drawn < count else []
+        if attentions > _MAX_PICTURES:
+            reasons.append(f"the first {_MAX_PICTURES} of {attentions} attentions are drawn")
+        for whole in {probe.whole for probe in self._probes.values() if probe.whole}:
+            reasons.append(
+                f"how a `{whole}` is cut into examples is not known, so that only convolutions and recurrent layers are "
+                "drawn, which tell where their batch is"
+            )
+        return left_out("feature_maps", "; ".join(reasons)) if reasons else []
 
 
 @dataclass
@@ -157,19 +158,37 @@ class _Pass:
         views: tag -> how it is drawn, and the numbers.
         running: the layers that are running, by name, the innermost last; empty for those that may not be shown.
         patches: height and width of the last planes that a convolution made.
+        is_one: whether the pass is of one example.
+        attentions: how many there were, of which the first are in ``views``.
     """
 
     names: dict[nn.Module, str]
     views: dict[str, tuple[Sheet, Tensor]] = field(default_factory=dict)
     running: list[tuple[str, bool]] = field(default_factory=list)
     patches: tuple[int, int] | None = None
+    is_one: bool = True
     attentions: int = 0
 
     @contextmanager
-    def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
-        """Hooks on the layers, and the modes that see attention, for one pass."""
-        self.patches = None
+    def watching(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]], is_one: bool) -> Iterator[None]:
+        """Hooks on the layers, and the modes that see attention, for one pass; one that fails shows nothing.
+
+        Of a pass that is not of one example, layers are shown that tell where their batch is.
+        """
+        before = dict(self.views), self.attentions
+        self.patches, self.is_one = None, is_one
         mode = AttentionMode(self.see_attention)
+        try:
+            with self._hooked(model, shown), mode, WholeFunctions():
+                yield
+            if mode.error is not None:
+                raise mode.error
+        except BaseException:
+            self.views, self.attentions = before
+            raise
+
+    @contextmanager
+    def _hooked(self, model: nn.Module, shown: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
         with ExitStack() as stack:
             for module in module_names(model):
                 if not isinstance(module, torch.jit.ScriptModule):
@@ -177,12 +196,9 @@ class _Pass:
                     stack.callback(module.register_forward_pre_hook(_Begin(self, name)).remove)
                     stack.callback(module.register_forward_hook(_End(self), always_call=True).remove)
             for name, module in shown:
-                stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
-            stack.enter_context(mode)
-            stack.enter_context(WholeFunctions())
+                if self.is_one or isinstance(module, (*CONVOLUTIONS, nn.RNNBase)):
+                    stack.callback(module.register_forward_hook(_Keep(self, name)).remove)
             yield
-        if mode.error is not None:
-            raise mode.error
 
     def see(self, name: str, module: nn.Module, output: Any) -> None:
         """A layer has put something out; its first call counts."""
@@ -197,9 +213,11 @@ class _Pass:
     def see_attention(self, heads: Heads, weights: Tensor, is_certain: bool) -> None:
         """The innermost layer attends; a second time in one layer has a number."""
         name, attends = self.running[-1] if self.running else ("", False)
-        if not name or not (is_certain or attends) or heads.shape[2] < 2 or self.attentions == _MAX_PICTURES:
+        if not (self.is_one and name and (is_certain or attends)) or heads.shape[2] < 2:
             return
         self.attentions += 1
+        if self.attentions > _MAX_PICTURES:
+            return
         key, number = tag("attention", name), 1
         while key in self.views:
             number += 1
@@ -249,38 +267,3 @@ class _Keep(InertWhenCopied):
     def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
         with unseen():
             self._pass.see(self._name, module, output)
-
-
-def first_example(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Copies of a model's inputs with a batch of one: every tensor as long as the first one is cut after its first row.
-
-    Of packed sequences the longest is taken.
-    """
-    inputs: list[Any] = []
-    tree_map_only((Tensor, PackedSequence), inputs.append, (args, kwargs), is_leaf=_is_packed)
-    batch = next((_examples(given) for given in inputs if _examples(given)), 0)
-
-    def cut(given: Any) -> Any:
-        if _is_packed(given):
-            return _longest(given)
-        return (given[:1] if _examples(given) == batch else given).detach().clone()
-
-    return tree_map_only((Tensor, PackedSequence), cut, (args, kwargs), is_leaf=_is_packed)
-
-
-def _is_packed(given: object) -> bool:
-    return isinstance(given, PackedSequence)
-
-
-def _examples(given: Any) -> int | None:
-    """How many there are along the first axis, or sequences; None of a number."""
-    if _is_packed(given):
-        return int(given.batch_sizes[0])  # it is on the host, always
-    return len(given) if given.ndim else None
-
-
-def _longest(packed: PackedSequence) -> PackedSequence:
-    """The first of the sequences in the order in which they are packed: the first row of each step."""
-    steps = packed.batch_sizes
-    rows = (steps.cumsum(0) - steps).to(packed.data.device, non_blocking=True)
-    return PackedSequence(packed.data.detach()[rows], torch.ones_like(steps))

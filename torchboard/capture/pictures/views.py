@@ -5,7 +5,7 @@
 | ``[1, channels, height, width]`` | a 2-d convolution | a plane a channel |
 | ``[1, channels, length]`` | a 1-d convolution | a row a channel |
 | ``[1, channels, depth, height, width]`` | a 3-d convolution | a row of slices a channel |
-| ``[1, tokens, features]`` | a block of a transformer, a recurrent layer | a row a token |
+| ``[1, tokens, features]``, ``[tokens, 1, features]`` | a block of a transformer, a recurrent layer | a row a token |
 | the same, with a token a patch | a block of a vision transformer | a plane a feature |
 | ``[1, height, width, features]`` | a block that works on channels last | a plane a feature |
 """
@@ -74,8 +74,8 @@ def view_of(module: nn.Module, output: Any, patches: tuple[int, int] | None) -> 
         return _tokens(local, patches)
     if local.ndim != 3:
         return None
-    is_first_last = isinstance(module, nn.RNNBase) and not module.batch_first
-    return _tokens(local[:, 0] if is_first_last else local[0], patches)
+    is_sequence_first = not module.batch_first if isinstance(module, nn.RNNBase) else local.shape[1] == 1
+    return _tokens(local[:, 0] if is_sequence_first else local[0], patches)
 
 
 def _is_block(module: nn.Module) -> bool:
