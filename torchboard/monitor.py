@@ -316,7 +316,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         phases = self._metrics.take(given, self._ranks)
         train = phases[TRAIN]
         for suffix, rate in self._watch.learning_rates().items():
-            train.setdefault(f"learning_rate{suffix}", check_metric("learning_rate", rate))
+            train.setdefault(f"learning_rate{suffix}", rate)
         if self._write_steps_per_second:
             phases[TRAIN] = {**self._clock.epoch_rates(), **train}
         return phases

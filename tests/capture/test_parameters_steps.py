@@ -312,6 +312,35 @@ def test_learning_rates_are_told_apart_by_group_and_optimizer():
     assert learning_rates([]) == {}
 
 
+@pytest.mark.parametrize("value", [None, "auto", [0.1], torch.ones(2), torch.ones((), device="meta"), 1j], ids=str)
+def test_a_learning_rate_that_is_no_number_is_left_out_and_loses_no_metric(value):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}], 0.1)
+    with Monitor(model, sink=sink) as monitor:
+        for _ in range(2):
+            backward(model)
+            optimizer.step()
+            monitor.log_batch(loss=1.0)
+            optimizer.param_groups[0]["lr"] = value
+            monitor.log_epoch()
+            optimizer.param_groups[0]["lr"] = torch.tensor([0.5])
+    assert [point.value for _, point in sink.series("epoch_loss")] == [1.0, 1.0]
+    assert [point.value for _, point in sink.series("epoch_learning_rate_1")] == [0.1, 0.1]
+    assert "epoch_learning_rate_0" not in sink.tags()
+    assert learning_rates([optimizer]) == {"_0": 0.5, "_1": 0.1}
+
+
+def test_an_optimizer_without_a_learning_rate_takes_no_name_from_another():
+    first, second = rates(None), rates(0.2)
+    assert learning_rates([first, second]) == {"_SGD_2": 0.2}
+    first.param_groups[0]["lr"] = 0.1
+    assert learning_rates([first, second]) == {"_SGD": 0.1, "_SGD_2": 0.2}
+
+
+def test_a_group_with_a_name_that_no_file_holds_has_its_number():
+    assert learning_rates([rates(0.1, 0.2, names=("x\ud800", "head"))]) == {"_0": 0.1, "_head": 0.2}
+
+
 def test_a_step_that_raised_leaves_no_update_behind():
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.5)

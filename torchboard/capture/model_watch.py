@@ -152,8 +152,8 @@ class ModelWatch:
         elif self._parameters.armed and self.phase == TRAIN and not self._recorder.armed:
             self._hook_layers()  # a window cannot open inside compiled code
 
-    def learning_rates(self) -> dict[str, object]:
-        """Tag suffix -> learning rate, of every optimizer seen so far."""
+    def learning_rates(self) -> dict[str, float | Tensor]:
+        """Tag suffix -> learning rate, of every optimizer seen so far that has one. Never raises."""
         return learning_rates(self._steps.live_optimizers())
 
     def collect(self, ranks: Ranks | None = None) -> dict[str, tuple[Pending, ...]]:
