@@ -441,6 +441,26 @@ def test_a_metric_that_is_not_a_number_is_refused_and_nothing_of_the_call_counts
     assert scalars(sink, "epoch_loss") == [(0, 1.0)]
 
 
+@pytest.mark.parametrize("call", ["log_batch", "log_epoch"])
+@pytest.mark.parametrize("name", ["x\ud800", "val_x\ud800", ""])
+def test_a_metric_whose_name_no_file_holds_is_refused_and_nothing_of_the_call_counts(call, name):
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        for _ in range(2):
+            with pytest.raises(TagError, match="tag .*; "):
+                getattr(monitor, call)(loss=9.0, **{name: 1.0})
+            monitor.log_batch(loss=1.0)
+        monitor.log_epoch()
+    assert scalars(sink, "epoch_loss") == [(0, 1.0)]
+
+
+def test_a_phase_whose_name_no_file_holds_is_refused():
+    with Monitor(Net(), sink=MemorySink()) as monitor:
+        with pytest.raises(TagError, match="surrogate"), monitor.phase("x\ud800"):
+            pass
+        assert monitor.phase_name == "train"
+
+
 def test_a_log_dir_that_cannot_be_used_is_refused_before_anything_is_hooked(tmp_path):
     (tmp_path / "file").write_text("")
     model = Net()

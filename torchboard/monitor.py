@@ -180,7 +180,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
             metrics: name -> value.
 
         Raises:
-            InvalidValueError: a metric is not one real number; nothing of the batch is counted then.
+            InvalidValueError, TagError: a metric is not one real number, or its name no tag; nothing of the batch counts then.
             ClosedError: the monitor was closed.
         """
         if self._closed:  # looked at here: what is called in every step, on cold caches, calls as little as can be
@@ -212,7 +212,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         calls it; means are over the batches of all ranks, what is given is rank 0's, and rank 0 waits for the others.
 
         Raises:
-            InvalidValueError: a metric is not one real number; the epoch is not ended then.
+            InvalidValueError, TagError: a metric is not one real number, or its name no tag; the epoch is not ended then.
             ClosedError: the monitor was closed.
         """
         self._check_open("log_epoch")
