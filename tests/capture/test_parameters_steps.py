@@ -249,6 +249,29 @@ def test_a_users_predicate_that_fails_later_never_leaves_an_optimizers_step():
     assert not model._forward_hooks
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["steps that are counted", "steps of two optimizers"])
+def test_a_users_schedule_that_raises_never_leaves_an_optimizers_step(others):
+    def chosen(step):
+        asked.append(step)
+        return 1 / (step - 3) > 0.3  # raises at 3, and says yes to 4, 5 and 6
+
+    asked: list[int] = []
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizers = [torch.optim.SGD([one], 0.1) for one in (model.weight, model.bias)[: 1 + others]]
+    with Monitor(model, sink=sink, capture=Capture(every=chosen), feature_maps=False) as monitor:
+        for _ in range(8):
+            backward(model)
+            for optimizer in optimizers:
+                optimizer.step()
+            monitor.log_batch(loss=1.0)
+        assert asked == [*range(1, 9)]
+        with pytest.warns(TorchboardWarning, match="scheduled steps of this model .*ZeroDivisionError") as told:
+            monitor.log_epoch()
+    assert len(told) == 1
+    ((_, value),) = sink.series("activations/Linear")
+    assert value.buckets[:, 2].sum() == 4 * 4 * 2
+
+
 def test_weights_are_watched_where_the_first_trainable_one_is_by_now():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     version, kept = WeightsVersion(model), [*model]

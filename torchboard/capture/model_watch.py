@@ -50,7 +50,8 @@ class ModelWatch:
         optimizer: one that is known before it has stepped.
         feature_maps: whether convolutions are shown, or the input to show them for.
         graph: whether the first pass of each phase is recorded; ``"step"`` for one training step, too.
-        on_step: called when a training step has ended, and says whether the next one is captured; held weakly, a bound method.
+        on_step: called when a training step has ended, and says whether the next one is captured, which it is not where that
+            raises; held weakly, a bound method.
 
     Attributes:
         phase: what forward passes belong to now.
@@ -276,7 +277,11 @@ class ModelWatch:
         """A step that nothing looks at has ended, and a training step with it: as ``_after_step``, in as few calls as can be."""
         self._weights.report(False)
         owner = self._owner()
-        if owner is not None and self._asks(owner):
+        try:
+            is_next = owner is not None and self._asks(owner)
+        except Exception as error:
+            is_next = self._schedule_failed(error)
+        if is_next:
             with unseen():
                 self.arm(True)
         self._order.takes_more, self._was_captured = True, False
@@ -289,5 +294,15 @@ class ModelWatch:
             self._recorder.end_step()
             self.overhead.captured()
         owner = self._owner()
-        if owner is not None:
-            self.arm(self._asks(owner))
+        if owner is None:
+            return
+        try:
+            is_next = bool(self._asks(owner))
+        except Exception as error:
+            is_next = self._schedule_failed(error)
+        self.arm(is_next)
+
+    def _schedule_failed(self, error: Exception) -> bool:
+        """Keeps what a user's schedule raised, and says that the next step is not captured."""
+        self._faults.setdefault("some scheduled steps", error)
+        return False

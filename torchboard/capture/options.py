@@ -31,7 +31,8 @@ class Capture:
             ``update_ratio/<parameter>`` is their root mean square over that of the parameter at the end of the epoch.
         dead_units: with the activations, which units of an activation layer never change in an epoch's captured steps; the
             layers to look at instead, in the forms of ``include``, or False for none.
-        every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured.
+        every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured. A
+            step for which a schedule of your own raises is not, and that is warned of when the epoch ends.
         include: layers to capture: a glob, a type, a predicate or several of them; None for all.
         exclude: layers to leave out, in the same forms; wins over ``include``.
         max_layers: at most this many layers, those nearest to the model's root, and a text, ``monitor/left_out/layers``, where
