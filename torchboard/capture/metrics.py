@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import numbers
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -69,6 +69,20 @@ def check_metric(name: str, value: object) -> float | Tensor:
     raise _refused(
         name, described, "a metric is one real number", "give a float, or a tensor or array with one element"
     )
+
+
+def check_metrics(unnamed: Sequence[object], metrics: Mapping[str, object]) -> dict[str, float | Tensor]:
+    """What ``log_epoch`` is given, by name, each as ``check_metric`` gives it.
+
+    Raises:
+        InvalidValueError: one is not one real number, or has no name.
+        TagError: as ``check_metric``.
+    """
+    if unnamed:
+        raise InvalidValueError(
+            f"log_epoch({unnamed[0]!r:.80})", "metrics have names", "write log_epoch(loss=…), or log_epoch(**metrics)"
+        )
+    return {name: check_metric(name, value) for name, value in metrics.items()}
 
 
 def _refused(name: str, came: str, wrong: str, remedy: str) -> InvalidValueError:

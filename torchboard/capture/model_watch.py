@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
+from torchboard.capture.graphs import check_write_graph
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.modes import unseen
@@ -19,13 +20,15 @@ from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.phase_graphs import PhaseGraphs, stays_compiled
-from torchboard.capture.pictures.feature_maps import FeatureMaps
+from torchboard.capture.pictures.feature_maps import FeatureMaps, check_feature_maps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
+from torchboard.capture.select import check_selectors
 from torchboard.capture.step_order import StepOrder
-from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.steps import StepWatcher, check_optimizer, learning_rates
 from torchboard.capture.weights_version import WeightsVersion
+from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
@@ -39,10 +42,30 @@ class Collector(Protocol):
         """What there is to see now, on its way to the host."""
 
 
+def check_watched(
+    model: nn.Module, options: object, optimizer: object = None, feature_maps: object = True, graph: object = True
+) -> None:
+    """Refuses what ``ModelWatch`` cannot be made of, before there is anything that would have to be taken back.
+
+    Raises:
+        InvalidValueError: an argument is none of its kind, or does not fit the model.
+    """
+    if not isinstance(options, Capture):
+        raise InvalidValueError(
+            f"capture={options!r:.80}", "it is no Capture", "give one, such as Capture(every=100), or leave it out"
+        )
+    check_selectors(model, options)
+    if optimizer is not None:
+        check_optimizer(optimizer, model)
+    check_feature_maps(feature_maps, model)
+    check_write_graph(graph)
+
+
 class ModelWatch:
     """The collectors of one model, and the boundary of its training steps.
 
-    ``StepOrder`` says when a step ends; it ends, too, when a batch does and the weights have changed.
+    ``StepOrder`` says when a step ends; it ends, too, when a batch does and the weights have changed. What it is made of has
+    passed ``check_watched``.
 
     Args:
         model: what to look at. It is as it was, but for hooks, and after ``release`` without exception.

@@ -19,7 +19,7 @@ from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
-from torchboard.capture.select import check_include, layers, tag
+from torchboard.capture.select import layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
@@ -46,9 +46,6 @@ class Recorder:
         overhead: measures the time that hooks take.
         after_backward: called when a backward pass in a window has ended; must not raise.
 
-    Raises:
-        InvalidValueError: what ``options`` include is not there.
-
     Attributes:
         dead_units: what the units of activation layers did in training.
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
@@ -64,7 +61,6 @@ class Recorder:
         overhead: Overhead | None = None,
         after_backward: Callable[[], None] | None = None,
     ) -> None:
-        check_include(model, options)
         self._after_backward = after_backward
         self._backward_end = BackwardEnd(self._backward_ended)
         self._overhead = overhead or Overhead()

@@ -33,10 +33,7 @@ class StepWatcher:
             whether it was given a closure: a function that computes the gradients within the step.
         after: another one of that object, called likewise when it has stepped.
         counted: another one, called without arguments instead of these two while steps are only counted.
-        optimizer: one that is known before it has stepped.
-
-    Raises:
-        InvalidValueError: ``optimizer`` holds no parameter of the model.
+        optimizer: one that is known before it has stepped, as ``check_optimizer`` wants it.
 
     Attributes:
         optimizers: those seen so far, in the order seen.
@@ -52,8 +49,6 @@ class StepWatcher:
         *,
         optimizer: Optimizer | None,
     ) -> None:
-        if optimizer is not None:
-            _check_optimizer(optimizer, model)
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
         self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()  # how many groups it had
         self._model = weakref.ref(model)
@@ -169,7 +164,12 @@ def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
     return any(id(parameter) in parameters for parameter in parameters_of(optimizer))
 
 
-def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+def check_optimizer(optimizer: object, model: nn.Module) -> None:
+    """Refuses what is no optimizer of the model.
+
+    Raises:
+        InvalidValueError: it is no optimizer, or holds no parameter of the model.
+    """
     if not isinstance(optimizer, Optimizer):
         raise InvalidValueError(
             f"optimizer of type {type(optimizer).__name__}",
