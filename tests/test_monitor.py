@@ -429,6 +429,61 @@ def test_bad_options_are_refused(options):
         Monitor(Net(), sink=MemorySink(), **options)
 
 
+REFUSED = {
+    "capture": [None, "eager", {"every": 1}, Capture],
+    "sink": [5, "x", object(), MemorySink],
+    "log_dir": [5, b"x", ["a"]],
+    "update_freq": [[1], {}, np.ones(2)],
+    "feature_maps": [np.zeros((1, 1, 8, 8)), [[1.0]], "yes", 1, None],
+    "write_images": [1, "yes", None],
+    "write_steps_per_second": [1, "yes", None],
+    "write_graph": ["steps", np.ones(2)],
+    "optimizer": [0.1, optimizer_of(Net())],
+}
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [(argument, value) for argument, values in REFUSED.items() for value in values],
+    ids=lambda it: it if isinstance(it, str) else type(it).__name__,
+)
+def test_an_argument_of_another_kind_is_refused_in_three_parts_before_anything_is_made(tmp_path, argument, value):
+    model, log_dir = Net(), tmp_path / "run"
+    with pytest.raises(InvalidValueError, match=f"{argument}.*: .*; "):
+        Monitor(model, **{"log_dir": log_dir, argument: value})
+    assert not log_dir.exists() and not hooks(model)
+
+
+@pytest.mark.parametrize("field", ["include", "dead_units"])
+def test_a_pattern_that_matches_no_layer_is_refused_with_what_is_near_before_anything_is_made(tmp_path, field):
+    model = Net()
+    for selector, near in (("cnov", "conv"), (["head", nn.LSTM], "Linear"), (lambda name, module: False, "Linear")):
+        with pytest.raises(InvalidValueError, match=f"{field}=.* matches no layer of Net.*{near}"):
+            Monitor(model, tmp_path / "run", capture=Capture(**{field: selector}))
+    assert not (tmp_path / "run").exists() and not hooks(model)
+    Monitor(model, tmp_path / "run", capture=Capture(**{field: ["conv", nn.Linear]})).close()
+
+
+@pytest.mark.parametrize("field", ["include", "exclude", "dead_units"])
+def test_a_predicate_takes_name_and_module(field):
+    for selector in (lambda module: True, lambda: True, lambda name, module, more: True, nn.Linear(2, 2)):
+        with pytest.raises(InvalidValueError, match="layer selector .* function of .name, module.; "):
+            Capture(**{field: selector})
+    Capture(**{field: [lambda *layer: True, lambda name, module, more=None: True]})
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_epoch"])
+def test_a_metric_without_a_name_is_refused_and_nothing_of_the_call_counts(call):
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        monitor.log_batch(loss=1.0)
+        for value in ({"loss": 9.0}, torch.ones(())):
+            with pytest.raises(InvalidValueError, match=rf"{call}\(.*\): .*name"):
+                getattr(monitor, call)(value, other=1.0)
+        monitor.log_epoch()
+    assert scalars(sink, "epoch_loss") == [(0, 1.0)] and "epoch_other" not in sink.tags()
+
+
 @pytest.mark.parametrize("value", ["low", torch.zeros(2), torch.zeros((), device="meta"), None], ids=str)
 @pytest.mark.parametrize("call", ["log_batch", "log_epoch"])
 def test_a_metric_that_is_not_a_number_is_refused_and_nothing_of_the_call_counts(call, value):
@@ -439,6 +494,26 @@ def test_a_metric_that_is_not_a_number_is_refused_and_nothing_of_the_call_counts
         monitor.log_batch(loss=1.0)
         monitor.log_epoch()
     assert scalars(sink, "epoch_loss") == [(0, 1.0)]
+
+
+@pytest.mark.parametrize("call", ["log_batch", "log_epoch"])
+@pytest.mark.parametrize("name", ["x\ud800", "val_x\ud800", ""])
+def test_a_metric_whose_name_no_file_holds_is_refused_and_nothing_of_the_call_counts(call, name):
+    sink = MemorySink()
+    with Monitor(Net(), sink=sink) as monitor:
+        for _ in range(2):
+            with pytest.raises(TagError, match="tag .*; "):
+                getattr(monitor, call)(loss=9.0, **{name: 1.0})
+            monitor.log_batch(loss=1.0)
+        monitor.log_epoch()
+    assert scalars(sink, "epoch_loss") == [(0, 1.0)]
+
+
+def test_a_phase_whose_name_no_file_holds_is_refused():
+    with Monitor(Net(), sink=MemorySink()) as monitor:
+        with pytest.raises(TagError, match="surrogate"), monitor.phase("x\ud800"):
+            pass
+        assert monitor.phase_name == "train"
 
 
 def test_a_log_dir_that_cannot_be_used_is_refused_before_anything_is_hooked(tmp_path):

@@ -68,7 +68,7 @@ def test_a_time_that_is_not_finite_is_refused(run, time):
         run.write(0, ONE, wall_time=time)
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/../b", "/abs", "a//b", "a\0", "x.tfevents.y", 3])
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "/abs", "a//b", "a\0", "x.tfevents.y", "x\ud800", 3])
 def test_a_run_name_stays_below_the_log_directory(run, name):
     with pytest.raises(TagError, match="run name"):
         run.sub(name)

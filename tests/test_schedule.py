@@ -25,6 +25,7 @@ def test_at_window_first_and_either():
     assert steps(schedule.window(4, 7)) == [4, 5, 6]
     assert steps(schedule.first(2)) == [0, 1]
     assert steps(schedule.either(schedule.first(1), schedule.at(9))) == [0, 9]
+    assert steps(schedule.either(20, schedule.at(9))) == [0, 9, 20]
 
 
 def test_log_spaced_thins_out_evenly_over_the_decades():
@@ -49,12 +50,24 @@ def test_a_schedule_pickles_compares_and_prints_as_what_makes_it(when):
     assert eval(repr(when), vars(schedule)) == when
 
 
+def test_a_function_of_one_argument_is_a_schedule_and_is_not_called_to_find_out():
+    def never(step, epoch=0):
+        raise AssertionError(step)
+
+    for function in (never, lambda *args: True, bool, {}.get, [1].__contains__, (3).__lt__):
+        assert schedule.as_schedule(function) is function
+
+
 def test_bad_schedules_are_refused_at_the_call():
     for make in (
         lambda: schedule.every(-1),
         lambda: schedule.log_spaced(0),
         lambda: schedule.as_schedule("10"),
         lambda: schedule.as_schedule(True),
+        lambda: schedule.as_schedule(lambda: True),
+        lambda: schedule.as_schedule(lambda step, epoch: True),
+        lambda: schedule.as_schedule(lambda *, step: True),
+        lambda: schedule.either(schedule.at(1), lambda: True),
     ):
         with pytest.raises(InvalidValueError):
             make()

@@ -26,8 +26,12 @@ def default_log_dir(comment: str = "") -> str:
     return os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
 
 
-def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
-    """``log_dir`` as a directory that exists and can be written to, or as a URL."""
+def check_path(log_dir: object) -> None:
+    """Refuses what no log directory can be; nothing is made.
+
+    Raises:
+        InvalidValueError: it is neither a path nor a URL.
+    """
     if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
         raise InvalidValueError(
             f"log_dir={log_dir!r}", "a log directory is a path", "give a string such as 'runs/resnet'"
@@ -36,6 +40,16 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
         raise InvalidValueError(f"log_dir={log_dir!r}", "no file system takes a name with a NUL", "leave it out")
     if isinstance(log_dir, os.PathLike) and _LOST_SLASH.match(os.fsdecode(log_dir)):
         raise InvalidValueError(f"log_dir={log_dir!r}", "no path object can hold a URL", "give the URL as a string")
+
+
+def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
+    """``log_dir`` as a directory that exists and can be written to, or as a URL.
+
+    Raises:
+        InvalidValueError: as ``check_path``.
+        RunError: it cannot be made or written to, or TensorBoard could not read it.
+    """
+    check_path(log_dir)
     path = os.fsdecode(log_dir).removeprefix("file" + SCHEME)
     remote = SCHEME in path
     path = path if remote else os.path.abspath(os.path.expanduser(path))

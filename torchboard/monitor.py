@@ -21,10 +21,10 @@ from torchboard.analysis.methods import AnalysisMethods
 from torchboard.capture.clock import Clock, check_samples
 from torchboard.capture.embeddings import EmbeddingLayers, Metadata
 from torchboard.capture.facts import run_facts
-from torchboard.capture.metrics import PhaseMetrics, check_metric
-from torchboard.capture.model_watch import ModelWatch
+from torchboard.capture.metrics import PhaseMetrics, check_metric, check_metrics
+from torchboard.capture.model_watch import ModelWatch, check_watched
 from torchboard.capture.models import as_model
-from torchboard.capture.options import Capture, check_frequency, frequency
+from torchboard.capture.options import Capture, check_flags, check_update_freq, frequency
 from torchboard.capture.pictures.weight_images import WeightImages
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import greeting, name_of
@@ -119,8 +119,10 @@ class Monitor(AnalysisMethods, NotebookMethods):
         sink: Sink | None = None,
     ) -> None:
         model = as_model(model)
+        check_watched(model, capture, optimizer, feature_maps, write_graph)
+        check_flags(write_images=write_images, write_steps_per_second=write_steps_per_second)
         self._histograms = frequency("histogram_freq", histogram_freq)
-        self._update_every = check_frequency("update_freq", {"epoch": 0, "batch": 1}.get(update_freq, update_freq))
+        self._update_every = check_update_freq(update_freq)
         self._projections = frequency("embeddings_freq", embeddings_freq)
         self._embeddings = EmbeddingLayers(model, embeddings_metadata)
         profiled = batches_of(profile_batch)
@@ -180,7 +182,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
             metrics: name -> value.
 
         Raises:
-            InvalidValueError: a metric is not one real number; nothing of the batch is counted then.
+            InvalidValueError, TagError: a metric is not one real number, or its name no tag; nothing of the batch counts then.
             ClosedError: the monitor was closed.
         """
         if self._closed:  # looked at here: what is called in every step, on cold caches, calls as little as can be
@@ -202,7 +204,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
             self._clock.batch(samples)
         self._watch.end_batch()
 
-    def log_epoch(self, **metrics: Any) -> None:
+    def log_epoch(self, *unnamed: Any, **metrics: Any) -> None:
         """Ends an epoch and writes it: everything logged is on disk when this returns.
 
         Writes ``epoch_<name>`` for the means of the batch metrics and for the metrics given here (a key that starts with
@@ -212,11 +214,11 @@ class Monitor(AnalysisMethods, NotebookMethods):
         calls it; means are over the batches of all ranks, what is given is rank 0's, and rank 0 waits for the others.
 
         Raises:
-            InvalidValueError: a metric is not one real number; the epoch is not ended then.
+            InvalidValueError, TagError: a metric is not one real number, or its name no tag; the epoch is not ended then.
             ClosedError: the monitor was closed.
         """
         self._check_open("log_epoch")
-        given = {name: check_metric(name, value) for name, value in metrics.items()}
+        given = check_metrics(unnamed, metrics)
         self._phases.end_epoch(self._epoch_metrics(given), self.epoch, self.step)
         self._write_graphs()
         if self._due:
@@ -314,11 +316,9 @@ class Monitor(AnalysisMethods, NotebookMethods):
     def _epoch_metrics(self, given: dict[str, float | Tensor]) -> dict[str, dict[str, float | Tensor]]:
         """Phase -> metrics of the epoch that ends: means, what the user gave, learning rates and speed."""
         phases = self._metrics.take(given, self._ranks)
-        train = phases[TRAIN]
-        for suffix, rate in self._watch.learning_rates().items():
-            train.setdefault(f"learning_rate{suffix}", check_metric("learning_rate", rate))
-        if self._write_steps_per_second:
-            phases[TRAIN] = {**self._clock.epoch_rates(), **train}
+        speed = self._clock.epoch_rates() if self._write_steps_per_second else {}
+        rates = {f"learning_rate{suffix}": rate for suffix, rate in self._watch.learning_rates().items()}
+        phases[TRAIN] = {**speed, **rates, **phases[TRAIN]}
         return phases
 
     def _write_captured(self) -> None:

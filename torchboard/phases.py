@@ -15,7 +15,7 @@ from torchboard.capture.recorder import TRAIN
 from torchboard.resume import Progress, begin_log
 from torchboard.run import Run, open_run
 from torchboard.sink.null import NullSink
-from torchboard.sink.protocol import Sink
+from torchboard.sink.protocol import Sink, check_sink
 
 
 class Phases:
@@ -66,8 +66,10 @@ def open_log(
     """The training run of a monitor, and how far its log has come: on every rank what rank 0 finds.
 
     Raises:
-        InvalidValueError, RunError, OSError: as ``begin_log`` and ``open_run``.
+        InvalidValueError, RunError, OSError: as ``check_sink``, ``begin_log`` and ``open_run``.
     """
+    if sink is not None:
+        check_sink(sink)
     before = _begin(log_dir if sink is None else None, resume, ranks)
     if not ranks.writes:
         return Run(NullSink(), TRAIN), before

@@ -21,7 +21,7 @@ from torchboard import proto
 from torchboard.errors import InvalidValueError, RunInUseError, TorchboardWarning
 from torchboard.eventfile.framing import Fault
 from torchboard.eventfile.scanning import walk
-from torchboard.log_dir import SCHEME, check_log_dir
+from torchboard.log_dir import SCHEME, check_log_dir, check_path
 from torchboard.reader.index import event_files, runs_below
 from torchboard.sink.cut import cut
 from torchboard.sink.ownership import disown, own
@@ -110,11 +110,13 @@ def begin_log(log_dir: str | os.PathLike[str] | None, train: str, resume: bool |
         writes: False to find out only, for the ranks that do not write.
 
     Raises:
-        InvalidValueError: ``resume`` is neither, or there is no local directory to go on in.
+        InvalidValueError: ``log_dir`` is no path, ``resume`` is neither, or there is no local directory to go on in.
         RunInUseError: somebody is writing in it.
         RunError: the directory cannot be used.
         OSError: it cannot be changed.
     """
+    if log_dir is not None:
+        check_path(log_dir)
     if resume is False:
         if log_dir is not None and writes and _holds_a_run(os.path.join(os.path.expanduser(log_dir), train)):
             message = (

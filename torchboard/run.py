@@ -20,7 +20,7 @@ from torchboard.sink.event_file import EventFileSink
 from torchboard.sink.forks import Lock
 from torchboard.sink.lane import Lane
 from torchboard.sink.remote import RemoteSink, close_in_time
-from torchboard.tags import Curve, TagBook
+from torchboard.tags import Curve, TagBook, check_unicode
 from torchboard.values import Event, Pending, Value
 from torchboard.values.projector import CONFIG, Embedding, config
 from torchboard.values.rows import Row
@@ -303,7 +303,8 @@ def check_run_name(name: str, what: str = "run name") -> None:
         raise TagError(
             f"{what} {name!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
         )
-    if any(len(part.encode("utf-8", "replace")) > _MAX_NAME_BYTES for part in parts):
+    check_unicode(name, what)
+    if any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         raise TagError(f"{what} {name[:40]!r}…", "no file system takes a name of that length", "choose a shorter name")
 
 

@@ -58,7 +58,7 @@ class ScalarMethods:
         Raises:
             InvalidValueError: it is not one real number.
         """
-        number = scalar_value if type(scalar_value) is float else _metrics().check_metric(tag, scalar_value)
+        number = scalar_value if type(scalar_value) is float else _metrics().check_metric(f"{tag}", scalar_value)
         lane, curve = self._lane, self._curves.get(tag) if type(tag) is str else None
         queue = lane.queue
         if (

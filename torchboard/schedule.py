@@ -6,13 +6,14 @@ All schedules are frozen, comparable and picklable, and their ``repr`` is the ex
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchboard.errors import InvalidValueError
 
 Schedule = Callable[[int], bool]
-"""A pure function of the step, counted from 0."""
+"""A pure function of the step, counted from 0. What it gives is a yes where it counts as true."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,23 +116,36 @@ def log_spaced(per_decade: int = 10) -> Schedule:
     return _LogSpaced(int(per_decade))
 
 
-def either(*schedules: Schedule) -> Schedule:
-    """Yes where any of the schedules says yes."""
-    return _Either(tuple(schedules))
+def either(*schedules: int | Schedule) -> Schedule:
+    """Yes where any of the schedules, each as for ``as_schedule``, says yes."""
+    return _Either(tuple(map(as_schedule, schedules)))
 
 
 def as_schedule(value: int | Schedule) -> Schedule:
-    """A step count as ``every(count)``; a schedule as it is.
+    """A step count as ``every(count)``; a schedule as it is, without being called.
 
     Raises:
-        InvalidValueError: ``value`` is neither a whole number nor callable.
+        InvalidValueError: ``value`` is neither a whole number nor a function of one argument.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return every(value)
-    if callable(value):
+    if takes(value, 1):
         return value
     raise InvalidValueError(
         f"schedule {value!r}",
         "a schedule is a step count or a function of the step",
         "give 10, or torchboard.schedule.every(10)",
     )
+
+
+def takes(function: object, count: int) -> bool:
+    """Whether it can be called with so many arguments; yes where a callable does not tell. It is not called."""
+    try:
+        signature = inspect.signature(function)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return callable(function)
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True

@@ -123,9 +123,18 @@ def check_tag(tag: object) -> None:
     """
     if not isinstance(tag, str) or not tag:
         raise TagError(f"tag {tag!r}", "a tag is a text with at least one letter", "give a name such as 'loss/train'")
+    check_unicode(tag, "tag")
+
+
+def check_unicode(name: str, what: str) -> None:
+    """Refuses what no file can hold as UTF-8.
+
+    Raises:
+        TagError: it is not valid Unicode.
+    """
     try:
-        tag.encode()
+        name.encode()
     except UnicodeEncodeError:
         raise TagError(
-            f"tag {tag!r}", "it holds half of a surrogate pair, which no file can", "use valid Unicode"
+            f"{what} {name!r}", "it holds half of a surrogate pair, which no file can", "use valid Unicode"
         ) from None

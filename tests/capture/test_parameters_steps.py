@@ -249,6 +249,29 @@ def test_a_users_predicate_that_fails_later_never_leaves_an_optimizers_step():
     assert not model._forward_hooks
 
 
+@pytest.mark.parametrize("others", [0, 1], ids=["steps that are counted", "steps of two optimizers"])
+def test_a_users_schedule_that_raises_never_leaves_an_optimizers_step(others):
+    def chosen(step):
+        asked.append(step)
+        return 1 / (step - 3) > 0.3  # raises at 3, and says yes to 4, 5 and 6
+
+    asked: list[int] = []
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizers = [torch.optim.SGD([one], 0.1) for one in (model.weight, model.bias)[: 1 + others]]
+    with Monitor(model, sink=sink, capture=Capture(every=chosen), feature_maps=False) as monitor:
+        for _ in range(8):
+            backward(model)
+            for optimizer in optimizers:
+                optimizer.step()
+            monitor.log_batch(loss=1.0)
+        assert asked == [*range(1, 9)]
+        with pytest.warns(TorchboardWarning, match="scheduled steps of this model .*ZeroDivisionError") as told:
+            monitor.log_epoch()
+    assert len(told) == 1
+    ((_, value),) = sink.series("activations/Linear")
+    assert value.buckets[:, 2].sum() == 4 * 4 * 2
+
+
 def test_weights_are_watched_where_the_first_trainable_one_is_by_now():
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     version, kept = WeightsVersion(model), [*model]
@@ -310,6 +333,35 @@ def test_learning_rates_are_told_apart_by_group_and_optimizer():
     assert learning_rates([rates(0.1, 0.2, names=("body", "head"))]) == {"_body": 0.1, "_head": 0.2}
     assert learning_rates([rates(0.1), rates(0.2)]) == {"_SGD": 0.1, "_SGD_2": 0.2}
     assert learning_rates([]) == {}
+
+
+@pytest.mark.parametrize("value", [None, "auto", [0.1], torch.ones(2), torch.ones((), device="meta"), 1j], ids=str)
+def test_a_learning_rate_that_is_no_number_is_left_out_and_loses_no_metric(value):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}], 0.1)
+    with Monitor(model, sink=sink) as monitor:
+        for _ in range(2):
+            backward(model)
+            optimizer.step()
+            monitor.log_batch(loss=1.0)
+            optimizer.param_groups[0]["lr"] = value
+            monitor.log_epoch()
+            optimizer.param_groups[0]["lr"] = torch.tensor([0.5])
+    assert [point.value for _, point in sink.series("epoch_loss")] == [1.0, 1.0]
+    assert [point.value for _, point in sink.series("epoch_learning_rate_1")] == [0.1, 0.1]
+    assert "epoch_learning_rate_0" not in sink.tags()
+    assert learning_rates([optimizer]) == {"_0": 0.5, "_1": 0.1}
+
+
+def test_an_optimizer_without_a_learning_rate_takes_no_name_from_another():
+    first, second = rates(None), rates(0.2)
+    assert learning_rates([first, second]) == {"_SGD_2": 0.2}
+    first.param_groups[0]["lr"] = 0.1
+    assert learning_rates([first, second]) == {"_SGD": 0.1, "_SGD_2": 0.2}
+
+
+def test_a_group_with_a_name_that_no_file_holds_has_its_number():
+    assert learning_rates([rates(0.1, 0.2, names=("x\ud800", "head"))]) == {"_0": 0.1, "_head": 0.2}
 
 
 def test_a_step_that_raised_leaves_no_update_behind():

@@ -28,9 +28,11 @@ def check_write_graph(value: object) -> None:
     Raises:
         InvalidValueError: it is neither a truth value nor ``"step"``.
     """
-    if not isinstance(value, bool) and value != "step":
+    if not isinstance(value, bool) and not (isinstance(value, str) and value == "step"):
         raise InvalidValueError(
-            f"write_graph={value!r}", "there is no such graph", "give True, False, or 'step' for the backward pass too"
+            f"write_graph={value!r:.80}",
+            "there is no such graph",
+            "give True, False, or 'step' for the backward pass too",
         )
 
 

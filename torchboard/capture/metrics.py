@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import numbers
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,11 +16,14 @@ from torchboard.capture.ranks.posts import read_each
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.snapshot import HostCopy, Numbers, host_array, host_number
 from torchboard.errors import InvalidValueError
+from torchboard.tags import check_tag
 from torchboard.values import Scalar, Value
 
 VALIDATION = "validation"
 _VALIDATION_PREFIX = "val_"
 _FLOATS = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
+_names: set[str] = set()
+"""The names of metrics that may stand in tags, as far as they were seen."""
 Totals = Mapping[str, Mapping[str, tuple[float, int]]]
 """Phase -> name -> the sum of what batches had, and how many."""
 
@@ -28,9 +31,15 @@ Totals = Mapping[str, Mapping[str, tuple[float, int]]]
 def check_metric(name: str, value: object) -> float | Tensor:
     """One number: a float, or a detached 0-d tensor where it lies on another device. NaN and infinities are data.
 
+    The name is looked at when it comes first.
+
     Raises:
         InvalidValueError: it is not one real number.
+        TagError: the name is empty or not valid Unicode, so that no tag can be made of it.
     """
+    if name not in _names:
+        check_tag(name)
+        _names.add(name)
     if type(value) is Tensor and value.is_cpu and value.dtype in _FLOATS:
         try:  # nearly all tensors that are logged: what follows takes three times as long
             return host_number(value)
@@ -60,6 +69,20 @@ def check_metric(name: str, value: object) -> float | Tensor:
     raise _refused(
         name, described, "a metric is one real number", "give a float, or a tensor or array with one element"
     )
+
+
+def check_metrics(unnamed: Sequence[object], metrics: Mapping[str, object]) -> dict[str, float | Tensor]:
+    """What ``log_epoch`` is given, by name, each as ``check_metric`` gives it.
+
+    Raises:
+        InvalidValueError: one is not one real number, or has no name.
+        TagError: as ``check_metric``.
+    """
+    if unnamed:
+        raise InvalidValueError(
+            f"log_epoch({unnamed[0]!r:.80})", "metrics have names", "write log_epoch(loss=…), or log_epoch(**metrics)"
+        )
+    return {name: check_metric(name, value) for name, value in metrics.items()}
 
 
 def _refused(name: str, came: str, wrong: str, remedy: str) -> InvalidValueError:

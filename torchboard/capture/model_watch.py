@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
+from torchboard.capture.graphs import check_write_graph
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.modes import unseen
@@ -19,13 +20,15 @@ from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.phase_graphs import PhaseGraphs, stays_compiled
-from torchboard.capture.pictures.feature_maps import FeatureMaps
+from torchboard.capture.pictures.feature_maps import FeatureMaps, check_feature_maps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
+from torchboard.capture.select import check_selectors
 from torchboard.capture.step_order import StepOrder
-from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.steps import StepWatcher, check_optimizer, learning_rates
 from torchboard.capture.weights_version import WeightsVersion
+from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
@@ -39,10 +42,30 @@ class Collector(Protocol):
         """What there is to see now, on its way to the host."""
 
 
+def check_watched(
+    model: nn.Module, options: object, optimizer: object = None, feature_maps: object = True, graph: object = True
+) -> None:
+    """Refuses what ``ModelWatch`` cannot be made of, before there is anything that would have to be taken back.
+
+    Raises:
+        InvalidValueError: an argument is none of its kind, or does not fit the model.
+    """
+    if not isinstance(options, Capture):
+        raise InvalidValueError(
+            f"capture={options!r:.80}", "it is no Capture", "give one, such as Capture(every=100), or leave it out"
+        )
+    check_selectors(model, options)
+    if optimizer is not None:
+        check_optimizer(optimizer, model)
+    check_feature_maps(feature_maps, model)
+    check_write_graph(graph)
+
+
 class ModelWatch:
     """The collectors of one model, and the boundary of its training steps.
 
-    ``StepOrder`` says when a step ends; it ends, too, when a batch does and the weights have changed.
+    ``StepOrder`` says when a step ends; it ends, too, when a batch does and the weights have changed. What it is made of has
+    passed ``check_watched``.
 
     Args:
         model: what to look at. It is as it was, but for hooks, and after ``release`` without exception.
@@ -50,7 +73,8 @@ class ModelWatch:
         optimizer: one that is known before it has stepped.
         feature_maps: whether convolutions are shown, or the input to show them for.
         graph: whether the first pass of each phase is recorded; ``"step"`` for one training step, too.
-        on_step: called when a training step has ended, and says whether the next one is captured; held weakly, a bound method.
+        on_step: called when a training step has ended, and says whether the next one is captured, which it is not where that
+            raises; held weakly, a bound method.
 
     Attributes:
         phase: what forward passes belong to now.
@@ -154,8 +178,8 @@ class ModelWatch:
         elif self._parameters.armed and self.phase == TRAIN and not self._recorder.armed:
             self._hook_layers()  # a window cannot open inside compiled code
 
-    def learning_rates(self) -> dict[str, object]:
-        """Tag suffix -> learning rate, of every optimizer seen so far."""
+    def learning_rates(self) -> dict[str, float | Tensor]:
+        """Tag suffix -> learning rate, of every optimizer seen so far that has one. Never raises."""
         return learning_rates(self._steps.live_optimizers())
 
     def collect(self, ranks: Ranks | None = None) -> dict[str, tuple[Pending, ...]]:
@@ -283,7 +307,11 @@ class ModelWatch:
         """A step that nothing looks at has ended, and a training step with it: as ``_after_step``, in as few calls as can be."""
         self._weights.report(False)
         owner = self._owner()
-        if owner is not None and self._asks(owner):
+        try:
+            is_next = owner is not None and self._asks(owner)
+        except Exception as error:
+            is_next = self._schedule_failed(error)
+        if is_next:
             with unseen():
                 self.arm(True)
         self._order.takes_more, self._was_captured = True, False
@@ -298,8 +326,17 @@ class ModelWatch:
             self._recorder.end_step()
             self.overhead.captured()
         owner = self._owner()
-        if owner is not None:
-            due = self._asks(owner)
-            self.lag += lags  # only now, or the next step would be the one that is due
-            self._is_due = due and isinstance(self._options.every, int)
-            self.arm(due or self._parameters.armed and not captures)
+        if owner is None:
+            return
+        try:
+            due = bool(self._asks(owner))
+        except Exception as error:
+            due = self._schedule_failed(error)
+        self.lag += lags  # only now, or the next step would be the one that is due
+        self._is_due = due and isinstance(self._options.every, int)
+        self.arm(due or self._parameters.armed and not captures)
+
+    def _schedule_failed(self, error: Exception) -> bool:
+        """Keeps what a user's schedule raised, and says that the next step is not captured."""
+        self._faults.setdefault("some scheduled steps", error)
+        return False

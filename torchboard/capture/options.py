@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from torchboard.errors import InvalidValueError
-from torchboard.schedule import Schedule, as_schedule, every
+from torchboard.schedule import Schedule, as_schedule, every, takes
 from torchboard.sketch.sampling import BLOCK
 
 Selector = str | type | Callable[[str, nn.Module], bool]
@@ -32,7 +32,8 @@ class Capture:
         dead_units: with the activations, which units of an activation layer never change in an epoch's captured steps; the
             layers to look at instead, in the forms of ``include``, or False for none.
         every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured. A
-            number is one more behind a captured step in which one of several optimizers did not step.
+            number is one more behind a captured step in which one of several optimizers did not step. A step for which a
+            schedule of your own raises is not, and that is warned of when the epoch ends.
         include: layers to capture: a glob, a type, a predicate or several of them; None for all. Parameters are those of the
             whole model all the same.
         exclude: layers to leave out, in the same forms; wins over ``include``.
@@ -83,16 +84,13 @@ class Capture:
 
     def __post_init__(self) -> None:
         as_schedule(self.every)
-        for name in ("activations", "gradients", "parameters", "updates"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidValueError(
-                    f"{name}={getattr(self, name)!r:.80}", "it says whether they are captured", "give True or False"
-                )
+        kinds = "activations", "gradients", "parameters", "updates"
+        check_flags(**{kind: getattr(self, kind) for kind in kinds})
         gates = () if isinstance(self.dead_units, bool) else selectors(self.dead_units)
         for selector in (*selectors(self.include), *selectors(self.exclude), *gates):
-            if not isinstance(selector, (str, type)) and not callable(selector):
+            if not isinstance(selector, (str, type)) and (isinstance(selector, nn.Module) or not takes(selector, 2)):
                 raise InvalidValueError(
-                    f"layer selector {selector!r}",
+                    f"layer selector {selector!r:.80}",
                     "layers are told by a glob, a type or a function of (name, module)",
                     "give 'layer1.*', nn.Conv2d or lambda name, module: …",
                 )
@@ -152,3 +150,24 @@ def check_frequency(name: str, value: object) -> int:
             f"{name}={value!r}", "it is a frequency", "give a whole number such as 1, or 0 for never"
         )
     return value
+
+
+def check_update_freq(value: object) -> int:
+    """How many batches lie between two with scalars: of ``"epoch"`` 0, for none, and of ``"batch"`` 1.
+
+    Raises:
+        InvalidValueError: it is neither of these nor a frequency.
+    """
+    words = {"epoch": 0, "batch": 1}
+    return check_frequency("update_freq", words.get(value, value) if isinstance(value, str) else value)
+
+
+def check_flags(**flags: object) -> None:
+    """Arguments that are True or False.
+
+    Raises:
+        InvalidValueError: one is neither.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidValueError(f"{name}={value!r:.80}", "it says yes or no", "give True or False")

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from torchboard.capture.graphs import FirstPassGraph, StepGraph, check_write_graph
+from torchboard.capture.graphs import FirstPassGraph, StepGraph
 from torchboard.capture.models import models_in
 from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.recorder import TRAIN
@@ -35,7 +35,6 @@ class PhaseGraphs:
     def __init__(
         self, model: nn.Module, write_graph: bool | str, compiled: str, failed: Callable[[Exception], object]
     ) -> None:
-        check_write_graph(write_graph)
         self._model = model
         self._compiled = compiled
         self._failed = failed

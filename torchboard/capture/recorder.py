@@ -19,7 +19,7 @@ from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.pictures.dead_units import DeadUnits
-from torchboard.capture.select import check_include, layers, tag
+from torchboard.capture.select import layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
@@ -46,9 +46,6 @@ class Recorder:
         overhead: measures the time that hooks take.
         backward_end: told in each backward pass in a window that it will end.
 
-    Raises:
-        InvalidValueError: what ``options`` include is not there.
-
     Attributes:
         dead_units: what the units of activation layers did in training.
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
@@ -64,7 +61,6 @@ class Recorder:
         overhead: Overhead | None = None,
         backward_end: BackwardEnd | None = None,
     ) -> None:
-        check_include(model, options)
         self._backward_end = backward_end
         self._overhead = overhead or Overhead()
         self.phase = TRAIN

@@ -79,32 +79,38 @@ def spread(found: list[_Item], limit: int) -> list[_Item]:
     return found if count <= limit else [found[place * count // limit] for place in range(limit)]
 
 
-def check_include(model: nn.Module, options: Capture) -> None:
-    """Each selector of ``include`` finds a layer.
+def check_selectors(model: nn.Module, options: Capture) -> None:
+    """Each selector of ``include`` and of ``dead_units`` finds a layer.
 
     Raises:
         InvalidValueError: one finds none, or only some in TorchScript.
     """
     candidates = list(_candidates(model))
-    for selector in selectors(options.include):
-        if any(matches(selector, name, module) for name, module in candidates):
-            continue
-        if scripted := scripted_layers(model, Capture(include=selector)):
-            raise InvalidValueError(
-                f"include={selector!r}",
-                f"of {type(model).__name__} it matches only what is in TorchScript, {', '.join(scripted[:_SHOWN])}, which "
-                "takes no hooks",
-                "leave it out, or give a model whose layers are not scripted or traced",
-            )
-        if isinstance(selector, str):
-            near = _nearest(selector, [name for name, _ in candidates])
-        else:
-            near = ", ".join(sorted({type(module).__name__ for _, module in candidates})[:_SHOWN])
-        raise InvalidValueError(
-            f"include={selector!r}",
-            f"it matches no layer of {type(model).__name__}",
-            f"give one that does; there are {near}" if near else "leave it out: the model has no layers",
+    for field in ("include", "dead_units"):
+        for selector in selectors(getattr(options, field)):
+            if not isinstance(selector, bool) and not any(matches(selector, *layer) for layer in candidates):
+                raise _matches_nothing(field, selector, model, candidates)
+
+
+def _matches_nothing(
+    field: str, selector: Selector, model: nn.Module, candidates: list[tuple[str, nn.Module]]
+) -> InvalidValueError:
+    if scripted := scripted_layers(model, Capture(include=selector)):
+        return InvalidValueError(
+            f"{field}={selector!r}",
+            f"of {type(model).__name__} it matches only what is in TorchScript, {', '.join(scripted[:_SHOWN])}, which "
+            "takes no hooks",
+            "leave it out, or give a model whose layers are not scripted or traced",
         )
+    if isinstance(selector, str):
+        near = _nearest(selector, [name for name, _ in candidates])
+    else:
+        near = ", ".join(sorted({type(module).__name__ for _, module in candidates})[:_SHOWN])
+    return InvalidValueError(
+        f"{field}={selector!r}",
+        f"it matches no layer of {type(model).__name__}",
+        f"give one that does; there are {near}" if near else "leave it out: the model has no layers",
+    )
 
 
 def _candidates(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:

@@ -13,6 +13,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from torchboard.capture.metrics import check_metric
 from torchboard.capture.modes import unseen
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import graph_task
@@ -32,10 +33,7 @@ class StepWatcher:
             whether it was given a closure: a function that computes the gradients within the step.
         after: another one of that object, called likewise when it has stepped.
         counted: another one, called without arguments instead of these two while steps are only counted.
-        optimizer: one that is known before it has stepped.
-
-    Raises:
-        InvalidValueError: ``optimizer`` holds no parameter of the model.
+        optimizer: one that is known before it has stepped, as ``check_optimizer`` wants it.
 
     Attributes:
         optimizers: those seen so far, in the order seen.
@@ -51,8 +49,6 @@ class StepWatcher:
         *,
         optimizer: Optimizer | None,
     ) -> None:
-        if optimizer is not None:
-            _check_optimizer(optimizer, model)
         self.optimizers: list[weakref.ref[Optimizer]] = [] if optimizer is None else [weakref.ref(optimizer)]
         self._others: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()  # how many groups it had
         self._model = weakref.ref(model)
@@ -168,7 +164,12 @@ def _holds_any(optimizer: Optimizer, model: nn.Module) -> bool:
     return any(id(parameter) in parameters for parameter in parameters_of(optimizer))
 
 
-def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
+def check_optimizer(optimizer: object, model: nn.Module) -> None:
+    """Refuses what is no optimizer of the model.
+
+    Raises:
+        InvalidValueError: it is no optimizer, or holds no parameter of the model.
+    """
     if not isinstance(optimizer, Optimizer):
         raise InvalidValueError(
             f"optimizer of type {type(optimizer).__name__}",
@@ -183,21 +184,39 @@ def _check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def learning_rates(optimizers: list[Optimizer]) -> dict[str, object]:
-    """Tag suffix -> learning rate, as a number or a tensor: one for each parameter group and optimizer.
+def learning_rates(optimizers: list[Optimizer]) -> dict[str, float | Tensor]:
+    """Tag suffix -> learning rate, as ``check_metric`` gives it: one for each parameter group and optimizer that has one.
+
+    A rate that is not one real number, such as the None of an optimizer that sets its own, is left out. Never raises.
 
     A lone group of a lone optimizer has an empty suffix. Several optimizers are told apart by class (and number, where
     the class repeats), several groups by their ``name`` or number.
     """
-    rates: dict[str, object] = {}
+    rates: dict[str, float | Tensor | None] = {}
     for optimizer in optimizers:
         head = "" if len(optimizers) == 1 else f"_{type(optimizer).__name__}"
         for number, group in enumerate(optimizer.param_groups):
-            tail = "" if len(optimizer.param_groups) == 1 else f"_{group.get('name', number)}"
+            tail = "" if len(optimizer.param_groups) == 1 else f"_{_name(group, number)}"
             suffix, repeat = head + tail, 1
             while suffix in rates:
                 repeat += 1
                 suffix = f"{head}_{repeat}{tail}"
-            if "lr" in group:
-                rates[suffix] = group["lr"]
-    return rates
+            rates[suffix] = _rate(group.get("lr"))
+    return {suffix: rate for suffix, rate in rates.items() if rate is not None}
+
+
+def _rate(value: object) -> float | Tensor | None:
+    try:
+        return check_metric("learning_rate", value)
+    except Exception:  # whatever a user has put there
+        return None
+
+
+def _name(group: dict, number: int) -> str:
+    """What a parameter group is called in a tag: its number, where its name is no text that a file can hold."""
+    try:
+        name = f"{group.get('name', number)}"
+        name.encode()
+    except Exception:
+        return f"{number}"
+    return name

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchboard.capture.models import Models
 from torchboard.capture.options import Capture
-from torchboard.capture.pictures.feature_maps import FeatureMaps
+from torchboard.capture.pictures.feature_maps import FeatureMaps, check_feature_maps
 from torchboard.errors import InvalidValueError
 from torchboard.values import Event, Image
 
@@ -147,7 +147,7 @@ def test_of_several_models_each_is_shown_with_the_first_example_that_it_gets():
 
 def test_one_input_for_several_models_is_refused():
     with pytest.raises(InvalidValueError, match="several models, a, b, and it does not say whose input it is"):
-        FeatureMaps(Models({"a": Net(), "b": Net()}), Capture(), torch.randn(1, 1, 8, 8))
+        check_feature_maps(torch.randn(1, 1, 8, 8), Models({"a": Net(), "b": Net()}))
 
 
 @pytest.mark.parametrize("way, windows", [("graph", 8), ("eager", 99)])

@@ -37,6 +37,28 @@ _PATIENCE = 8
 """Captured steps that a model is waited for."""
 
 
+def check_feature_maps(value: object, model: nn.Module) -> None:
+    """Refuses what is no choice of feature maps.
+
+    Raises:
+        InvalidValueError: it is neither a truth value nor a tensor, or one tensor for several models.
+    """
+    if isinstance(value, bool):
+        return
+    if not isinstance(value, Tensor):
+        raise InvalidValueError(
+            f"feature_maps of type {type(value).__name__}",
+            "it says whether there are any, or is the input to show them for",
+            "give True, False or a tensor, of an array or a list torch.as_tensor(…)",
+        )
+    if isinstance(model, Models):
+        raise InvalidValueError(
+            "a tensor as feature_maps",
+            f"there are several models, {', '.join(models_in(model))}, and it does not say whose input it is",
+            "leave it out: each is shown with the first example that it gets",
+        )
+
+
 class FeatureMaps:
     """Runs the model on a probe at the end of an epoch and keeps what its layers put out.
 
@@ -48,19 +70,10 @@ class FeatureMaps:
     Args:
         model: its convolutions, blocks and attentions are shown.
         options: which layers; the same selection as for activations.
-        probe: the model's input, a batch of one; None to take it from the first training batch.
-
-    Raises:
-        InvalidValueError: there is one probe for several models.
+        probe: the input of a lone model, a batch of one; None to take it from the first training batch.
     """
 
     def __init__(self, model: nn.Module, options: Capture, probe: Tensor | None) -> None:
-        if probe is not None and isinstance(model, Models):
-            raise InvalidValueError(
-                "a tensor as feature_maps",
-                f"there are several models, {', '.join(models_in(model))}, and it does not say whose input it is",
-                "leave it out: each is shown with the first example that it gets",
-            )
         self.error: Exception | None = None
         self._model = model
         self._options = options
