@@ -314,6 +314,23 @@ def test_hooks_on_parameters_are_there_in_captured_steps_alone_and_leave_those_o
     handle.remove()
 
 
+def test_what_a_hook_of_the_optimizer_changes_is_what_is_read():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(model.parameters(), 1e-2) and None)
+
+    def loop(model):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            assert len(optimizer._optimizer_step_pre_hooks) == 1
+
+    seen = trained(loop, model)
+    assert seen["gradient_norm"] == pytest.approx(1e-2, rel=1e-3)
+    assert seen["gradient_norm_before_clipping"] > 0.02 and "update_ratio/0/weight" in seen
+
+
 def test_the_norm_of_parameters_that_take_turns_is_that_of_a_step():
     """Each step's gradients are clipped to a norm of 1, and each is of one expert alone."""
     experts = nn.ModuleList(nn.Linear(4, 2) for _ in range(6))

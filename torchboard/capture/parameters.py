@@ -6,10 +6,12 @@ Just before the step a gradient is what the optimizer will use: reduced over ran
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.accumulation import Accumulations
 from torchboard.capture.backward_norms import BackwardNorms
@@ -25,6 +27,7 @@ from torchboard.capture.steps import parameters_of
 from torchboard.capture.tensors import observable
 from torchboard.capture.updates import Updates, sample
 from torchboard.errors import InvalidValueError
+from torchboard.graph.hooks import GuardedHook
 from torchboard.graph.job import in_a_job
 from torchboard.graph.module_names import KnownNames, parameter_names
 from torchboard.graph.tensors import is_flat_shard
@@ -63,6 +66,7 @@ class Parameters:
         self.backward_end = BackwardEnd(self._after_backward)
         self._accumulations = Accumulations(self.backward_end)
         self._hooked_version = 0
+        self._waits: RemovableHandle | None = None  # on an optimizer that has hooks of the user's
         self._names = KnownNames(model)
         self._missed: Counter[str] = Counter()  # steps of its optimizer at which a parameter had no gradient
         self._sparse: Counter[str] = Counter()
@@ -90,6 +94,7 @@ class Parameters:
         was_armed, self.armed = self.armed, on and self.error is None
         if not on:
             self._updates.clear()
+            self._end_waiting()
             self._met = []
         if self.armed is not was_armed and self._options.gradients:
             self._backward.forget()
@@ -123,6 +128,8 @@ class Parameters:
     def before_step(self, optimizer: Optimizer, closure: bool = False, scale: Tensor | None = None) -> None:
         """Reads the gradients of the parameters that this optimizer is about to change. Never raises.
 
+        Hooks that the user has put on the optimizer, which may clip, run first: those on all optimizers are called before them.
+
         Args:
             optimizer: the one that is about to step.
             closure: whether it computes the gradients itself, by a function that it was given: they are read when it has
@@ -132,6 +139,23 @@ class Parameters:
         if not self.armed:
             return
         self._updates.clear()  # of a step that raised
+        self._end_waiting()
+        if optimizer._optimizer_step_pre_hooks:
+            read = partial(self._read_behind, closure, scale)
+            self._waits = optimizer.register_step_pre_hook(GuardedHook(read, self._fail))
+        else:
+            self._read(optimizer, closure, scale)
+
+    def _read_behind(self, closure: bool, scale: Tensor | None, optimizer: Optimizer, *_: object) -> None:
+        with self._overhead, unseen():
+            self._read(optimizer, closure, scale)
+
+    def _end_waiting(self) -> None:
+        if self._waits is not None:
+            self._waits.remove()
+            self._waits = None
+
+    def _read(self, optimizer: Optimizer, closure: bool, scale: Tensor | None) -> None:
         try:
             with torch.no_grad():
                 held = self._held(optimizer)
@@ -145,6 +169,7 @@ class Parameters:
 
     def after_step(self, optimizer: Optimizer, closure: bool = False) -> None:
         """Reads by how much the step changed each parameter that had a gradient. Never raises."""
+        self._end_waiting()
         if not self.armed:
             return
         try:
