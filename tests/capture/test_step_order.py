@@ -368,3 +368,44 @@ def test_a_step_in_another_phase_is_counted_and_leaves_the_window_to_training():
         if tag.startswith(("activations/", "gradients/weight", "updates/weight"))
     }
     assert counts == {"activations/Linear": 16, "gradients/weight": 12, "updates/weight": 12}, counts
+
+
+@pytest.mark.parametrize("way", ["data", "within the backward pass"])
+def test_where_nothing_of_torchs_steps_batches_are_steps_and_gradients_are_said_to_be_missing(way):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    if way != "data":
+        for weight in model.parameters():
+            optimizer = torch.optim.SGD([weight], 1e-3)
+            weight.register_post_accumulate_grad_hook(lambda _, optimizer=optimizer: optimizer.step())
+    with Monitor(model, sink=sink, capture=Capture(every=10), feature_maps=False) as monitor:
+        for _ in range(2):
+            hooked = []
+            for _ in range(50):
+                model.zero_grad()
+                backward(model)
+                for weight in model.parameters() if way == "data" else ():
+                    weight.data.sub_(weight.grad, alpha=1e-3)
+                monitor.log_batch()
+                hooked.append(bool(model._forward_hooks))
+            monitor.log_epoch()
+        assert monitor.step == (100 if way != "data" else 68) and sum(hooked) <= 6
+    ((_, text), *_) = sink.series("monitor/left_out/gradients")
+    assert "torch.optim.Optimizer" in text.markdown
+    assert not any(tag.startswith("gradients/") for tag in sink.tags("train"))
+
+
+def test_batches_of_an_accumulated_step_are_none_and_nothing_is_said_to_be_missing():
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for batch in range(160):
+            backward(model)
+            if batch % 32 == 31:
+                optimizer.step()
+            monitor.log_batch()
+        for _ in range(200):  # an evaluation that is not said to be one
+            model(torch.randn(4, 3))
+            monitor.log_batch()
+        assert monitor.step == 5
+        monitor.log_epoch()
+    assert not any(tag.startswith("monitor/left_out") for tag in sink.tags("train"))

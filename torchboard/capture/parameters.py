@@ -17,6 +17,7 @@ from torchboard.capture.accumulation import Accumulations
 from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
 from torchboard.capture.gradient_tap import BackwardEnd
+from torchboard.capture.left_out import left_out
 from torchboard.capture.modes import unseen
 from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
@@ -35,6 +36,10 @@ from torchboard.values import Pending, Text
 
 _Named = tuple[str, nn.Parameter]
 WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
+_UNREAD = (
+    "they are read when a `torch.optim.Optimizer` that holds parameters of the model steps, and none has behind the backward "
+    "passes of captured steps (what steps within a pass does not count)"
+)
 
 
 class Parameters:
@@ -73,6 +78,7 @@ class Parameters:
         self._sizes: dict[str, int] = {}
         self._steps: Counter[str] = Counter()
         self._skips = False
+        self._is_unread = False  # whether a backward pass has left gradients
         self._met: list[tuple[str, nn.Parameter]] = []  # when the backward pass ended, for the step behind it
 
     @property
@@ -121,6 +127,7 @@ class Parameters:
                     and all(type(weight) is nn.Parameter for _, weight in self._met)
                 ):
                     return  # it added to none, as that of ``torch.autograd.grad``
+                self._is_unread = True
                 self._backward.note(parameter for _, parameter in self._met)
         except Exception as error:
             self._fail(error)
@@ -185,7 +192,7 @@ class Parameters:
         """Gradients and updates since the last call, and the parameters as they are now, on their way to the host.
 
         With them their norms. Parameters that an optimizer holds and that had no gradient at any of its captured steps
-        are named in a text.
+        are named in a text, and another one says so where gradients were not read, as no optimizer stepped.
         """
         with torch.no_grad():
             if self._options.parameters:
@@ -262,12 +269,15 @@ class Parameters:
 
     def _silent(self) -> list[Pending]:
         silent = [f"`{name}`" for name in self._missed if name not in self._steps]
+        is_unread, self._is_unread = self._is_unread and not self._steps, False
         self._missed = Counter()
         self._steps.clear()
-        if not silent or not self._options.gradients:
+        if not self._options.gradients:
             return []
+        if is_unread:
+            return left_out("gradients", _UNREAD)
         text = Text("No gradient in this epoch's captured steps: " + ", ".join(silent))
-        return [Figures(((WITHOUT_GRADIENT, text),))]
+        return [Figures(((WITHOUT_GRADIENT, text),))] if silent else []
 
     def _observe(self, kind: str, names: tuple[str, ...], tensors: list[Tensor]) -> None:
         own, others = tags(kind, names), []

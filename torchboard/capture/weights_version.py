@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 
 from torch import Tensor, nn
+
+_PATIENCE = 32
+"""Batches with gradients in which no weight is seen to change before it is taken for granted that each changes them."""
 
 
 class WeightsVersion:
     """Tells of steps that nobody reports, by the version counters that autograd keeps of weights that are written to.
 
     The counter of one weight is looked at, the first trainable one: a microsecond. Those of all are, 0.1 us each, where no steps
-    are reported, or in captured ones alone, as of a compiled optimizer: it may hold other weights.
+    are reported, or in captured ones alone, as of a compiled optimizer: it may hold other weights. What is written through
+    ``weight.data`` counts nowhere: where no step is seen at all, each batch behind the first 32 that have left a gradient is one.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -21,8 +26,10 @@ class WeightsVersion:
         self._version = (0, 0)
         self._all: list[weakref.ref[Tensor]] = []
         self._total: int | None = None
+        self._unmoved = 0.0
         self.report(captured=True)
         self.changed()
+        self._unmoved = 0.0
 
     def look_again(self) -> None:
         """Another weight may be the first one by now."""
@@ -47,7 +54,9 @@ class WeightsVersion:
             written = written or known is self._all and self._total != total
         else:
             self._total = None
-        return written and not reported
+        self._unmoved = -math.inf if written or reported else self._unmoved + 1
+        is_moved_unseen = self._unmoved > _PATIENCE and weight is not None and weight.grad is not None
+        return (written or is_moved_unseen) and not reported
 
     def _sum(self) -> int:
         weights = [reference() for reference in self._all]
