@@ -7,6 +7,7 @@ import gc
 import io
 import math
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torchboard import Capture, MemorySink, Monitor, SummaryWriter, schedule
+from torchboard import Capture, MemorySink, Monitor, SummaryWriter, read, schedule
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
 from torchboard.hparams import HParam, RealInterval
 
@@ -345,6 +346,21 @@ def test_a_forgotten_monitor_leaves_no_hook_and_loses_nothing(tmp_path):
     again.log_epoch()
     again.close()
     assert len(list((tmp_path / "train").iterdir())) == 2
+
+
+def test_monitors_that_name_no_directory_have_one_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "Jan01_00-00-00_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Monitor(Net()) as first:
+            first.log_epoch(loss=0.0)
+        second, third = Monitor(Net()), Monitor(Net())
+        for loss, monitor in enumerate((second, third), 1):
+            monitor.log_epoch(loss=loss)
+            monitor.close()
+    losses = [read(path).scalars("epoch_loss").values.tolist() for path in sorted((tmp_path / "runs").iterdir())]
+    assert losses == [[0.0], [1.0], [2.0]]
 
 
 @pytest.mark.parametrize("when", ["armed", "between", "closed"])

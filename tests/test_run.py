@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import socket
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from torchboard import SummaryWriter
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
-from torchboard.log_dir import default_log_dir
+from torchboard.log_dir import new_log_dir
 from torchboard.run import Run, open_run
 from torchboard.sink.memory import MemorySink
 from torchboard.values import Scalar, Text
@@ -150,10 +153,30 @@ def test_what_is_no_path_is_refused(path, tmp_path, monkeypatch):
 
 def test_without_a_directory_one_is_made_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = open_run(default_log_dir("_first"))
+    run = open_run(new_log_dir("_first"))
     run.close()
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.endswith("_first") and run.log_dir == str(made)
+
+
+def test_directories_made_in_the_same_second_are_several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "Jan01_00-00-00_")
+    name = "Jan01_00-00-00_" + socket.gethostname()
+    open_run(None).close()
+    runs = [open_run(None, exclusive=True), open_run(None, exclusive=True)]
+    writer = SummaryWriter(comment="-2")
+    assert [run.log_dir for run in runs] == [str(tmp_path / "runs" / f"{name}-{number}") for number in (2, 3)]
+    assert writer.log_dir == str(tmp_path / "runs" / f"{name}-2-2")
+    for user in (*runs, writer):
+        user.close()
+
+
+def test_a_directory_that_cannot_be_made_below_runs_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunError, match="cannot be made"):
+        open_run()
 
 
 @pytest.mark.parametrize("path", ["", "..", "a/../b", "/abs", "a\\b", "x.tfevents.y", "a" * 300])

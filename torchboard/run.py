@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError
 from torchboard.eventfile.names import MARK
-from torchboard.log_dir import SCHEME, check_log_dir, default_log_dir, place
+from torchboard.log_dir import SCHEME, check_log_dir, new_log_dir, place
 from torchboard.sink.asynchronous import AsyncSink
 from torchboard.sink.branch import Branch
 from torchboard.sink.event_file import EventFileSink
@@ -221,8 +221,8 @@ def open_run(
     Writers of one process that open one directory share one sink, and so one file a run.
 
     Args:
-        log_dir: the directory, or the URL of one (``s3://bucket/runs/x``); None makes one below ``runs/`` named after
-            the time and this machine.
+        log_dir: the directory, or the URL of one (``s3://bucket/runs/x``); None makes a new one below ``runs/`` named
+            after the time and this machine.
         name: the run, as a path below the directory; empty for the directory itself.
         purge_step: where the run starts again, when the directory already holds some of it.
         suffix: appended to the names of event files.
@@ -234,7 +234,7 @@ def open_run(
         RunError: the directory cannot be made or written to, or TensorBoard could not read it.
         RunInUseError: another process, or another exclusive user, is writing there.
     """
-    path = check_log_dir(default_log_dir() if log_dir is None else log_dir)
+    path = new_log_dir() if log_dir is None else check_log_dir(log_dir)
     key = place(path)
     with _live_lock:
         live = _live.get(key)
