@@ -386,6 +386,74 @@ def test_a_monitored_model_can_be_copied_pickled_and_saved(when):
     assert not any(value.plugin == "histograms" for event in sink.events for _, value in event.pairs)
 
 
+class Holder(nn.Module):
+    """A model that holds its monitor, and logs in its forward pass."""
+
+    def __init__(self, log_dir, whole):
+        super().__init__()
+        self.net = nn.Linear(3, 2)
+        self.monitor = Monitor(self if whole else self.net, log_dir, capture=Capture(every=1))
+        self.board = self.monitor.writer
+
+    def forward(self, x):
+        out = self.net(x)
+        with self.monitor.phase("inner"):
+            self.monitor.log_batch(len(x), mean=out.mean())
+            self.monitor.writer.add_scalar("called", 1.0)
+        return out
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["itself", "a part"])
+@pytest.mark.parametrize("how", ["deepcopy", "averaged", "pickled", "saved"])
+def test_a_model_that_holds_its_monitor_is_copied_with_a_silent_one(tmp_path, how, whole):
+    def saved(model):
+        file = io.BytesIO()
+        torch.save(model, file)
+        return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+    ways = {
+        "deepcopy": copy.deepcopy,
+        "averaged": lambda model: torch.optim.swa_utils.AveragedModel(model).module,
+        "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+        "saved": saved,
+    }
+    model, x = Holder(tmp_path, whole), torch.randn(4, 3)
+    model(x)
+    model.monitor.log_epoch(loss=1.0)
+    other = ways[how](model)
+    assert torch.equal(other(x), model(x)) and (other.monitor.epoch, other.monitor.phase_name) == (1, "train")
+    with pytest.warns(TorchboardWarning, match="copy of a model"):
+        other.monitor.log_epoch(loss=2.0)
+    model.monitor.log_epoch(loss=3.0)
+    model.monitor.close()
+    other.monitor.log_batch(loss=4.0)
+    assert read(tmp_path).scalars("epoch_loss").values.tolist() == [1.0, 3.0]
+    assert read(tmp_path).scalars("called", run="inner").values.tolist() == [1.0, 1.0]
+    Monitor(nn.Linear(1, 1), tmp_path, resume=True).close()  # the copy keeps nothing open
+
+
+def test_a_silent_monitor_takes_every_call_of_a_monitor(tmp_path):
+    with Monitor(Net(), tmp_path) as monitor:
+        silent = copy.copy(monitor)
+    public = {name for name in {*dir(monitor), *vars(monitor)} if not name.startswith("_")}
+    assert public <= {*dir(silent), *vars(silent)}
+    with silent as entered, silent.phase("validation"):
+        assert entered is silent and silent.phase_name == "validation"
+        silent.log_batch(4, loss=1.0)
+        silent.log_predictions([0], [0.5], tag="x")
+        silent.log_embeddings("head", torch.zeros(1), labels=["a"])
+        silent.log_slices([0], [0.5], {"site": [0]})
+        silent.writer.add_histogram("h", torch.ones(3))
+        silent.show()
+        silent.flush()
+    assert silent.summary() == "" and silent.phase_name == "train"
+    with pytest.warns(TorchboardWarning, match="copy of a model") as told:
+        for _ in range(2):
+            silent.log_epoch(loss=1.0)
+    assert len(told) == 1 and told[0].filename == __file__ and silent.epoch == 2
+    assert pickle.loads(pickle.dumps(silent)).epoch == 2
+
+
 def test_a_model_whose_forward_pass_raises_is_watched_again_at_the_next_pass():
     class Shy(Net):
         def forward(self, x):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import socket
 import time
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchboard import SummaryWriter
+from torchboard import SummaryWriter, read
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
 from torchboard.log_dir import new_log_dir
 from torchboard.run import Run, open_run
@@ -115,6 +117,43 @@ def test_closing_a_run_twice_takes_nothing_from_its_other_users(tmp_path):
     with pytest.raises(ClosedError):
         first.write(1, ONE)
     second.close()
+
+
+def test_a_copy_is_a_user_from_its_first_write_on(tmp_path):
+    first = open_run(tmp_path, exclusive=True)
+    unused, used = copy.deepcopy(first), copy.deepcopy(first)
+    first.write(0, ONE)
+    first.close()
+    again = open_run(tmp_path, exclusive=True)
+    unused.flush()
+    unused.close()
+    with pytest.raises(ClosedError):
+        unused.write(1, ONE)
+    used.sub("below").write(1, ONE)
+    again.close()
+    used.write(2, ONE)
+    used.close()
+    with pytest.raises(ClosedError):
+        used.write(3, ONE)
+    log = read(tmp_path)
+    assert log.scalars("loss", run=".").steps.tolist() == [0, 2]
+    assert log.scalars("loss", run="below").steps.tolist() == [1]
+
+
+def test_a_copy_of_a_writer_goes_on_in_the_same_run_behind_it(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    writer.add_scalar("loss", 0.0, 0)
+    other, travelled = copy.deepcopy(writer), pickle.dumps(writer)
+    writer.close()
+    for step in range(1, 4):
+        other.add_scalar("loss", 0.0, step)
+    assert other._lane is open_run(tmp_path).lane
+    other.close()
+    late = pickle.loads(travelled)
+    late.add_scalar("loss", 0.0, 4)
+    late.close()
+    log = read(tmp_path)
+    assert log.runs == (".",) and log.scalars("loss").steps.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_two_exclusive_users_of_one_directory_exclude_each_other(tmp_path):

@@ -37,11 +37,12 @@ from torchboard.phases import Phases, open_log
 from torchboard.profile.batches import Batches, BatchProfiler, batches_of
 from torchboard.run import Run, check_run_name
 from torchboard.schedule import as_schedule
+from torchboard.silent import SilentWhenCopied
 from torchboard.sink.protocol import Sink
 from torchboard.writer import SummaryWriter
 
 
-class Monitor(AnalysisMethods, NotebookMethods):
+class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
     """Watches a model while it trains, and writes what TensorBoard shows.
 
     Runs are laid out as Keras lays them out: ``<log_dir>/train``, ``<log_dir>/validation``, so that their curves lie over
@@ -132,8 +133,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
         self._metrics = PhaseMetrics()
-        self.epoch = before.epochs
-        self._batch, self.step = before.batches, before.steps
+        self.epoch, self._batch, self.step = before.epochs, before.batches, before.steps
         self._error: BaseException | None = None
         self._closed = False
         self._warned: set[str] = set()
