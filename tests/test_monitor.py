@@ -363,6 +363,15 @@ def test_monitors_that_name_no_directory_have_one_each(tmp_path, monkeypatch):
     assert losses == [[0.0], [1.0], [2.0]]
 
 
+@pytest.mark.parametrize("how", ["path", "text"])
+def test_the_line_that_makes_a_monitor_where_a_run_lies_is_warned_of(tmp_path, how):
+    Monitor(Net(), tmp_path).close()
+    log_dir = {"path": tmp_path, "text": str(tmp_path)}[how]
+    with pytest.warns(TorchboardWarning, match="holds a run") as told:
+        Monitor(Net(), log_dir).close()
+    assert [warning.filename for warning in told] == [__file__]
+
+
 @pytest.mark.parametrize("when", ["armed", "between", "closed"])
 def test_a_monitored_model_can_be_copied_pickled_and_saved(when):
     model = Net()

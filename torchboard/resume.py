@@ -121,7 +121,7 @@ def begin_log(log_dir: str | os.PathLike[str] | None, train: str, resume: bool |
                 f"log_dir={os.fspath(log_dir)!r} holds a run; it starts again at step 0, and what it held is hidden. Give "
                 "resume=True to go on with it, or a directory that is new"
             )
-            warnings.warn(message, TorchboardWarning, stacklevel=3)
+            warnings.warn(message, TorchboardWarning, stacklevel=5)
         return Progress(purge_step=0)
     if not isinstance(resume, int) or resume < 0:
         raise InvalidValueError(f"resume={resume!r}", "it is True, or an epoch", "give checkpoint['epoch'] + 1, say")
