@@ -42,6 +42,7 @@ ROOMS = [
     "eventfile",
     "proto",
     "schedule",
+    "forgotten",
     "errors",
 ]
 """From what users touch down to what touches nothing: a room imports only rooms that stand behind it in this list."""

@@ -7,8 +7,10 @@ import gc
 import io
 import math
 import pickle
+import sys
 import time
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -363,10 +365,61 @@ def test_monitors_that_name_no_directory_have_one_each(tmp_path, monkeypatch):
     assert losses == [[0.0], [1.0], [2.0]]
 
 
-@pytest.mark.parametrize("how", ["path", "text"])
+def interrupted(log_dir, resume):
+    """Ctrl-C in a function that trains: what it leaves is a cycle of its frame, its traceback, the model and the monitor."""
+    model = Net()
+    model.monitor = monitor = Monitor(model, log_dir, resume=resume)
+    monitor.log_epoch(loss=1.0)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        model.error = error
+        return error.__traceback__
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["garbage", "shown last"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_monitor_that_an_interrupted_function_left_gives_its_directory_back(tmp_path, monkeypatch, resume, shown):
+    gc.disable()
+    try:
+        last = interrupted(tmp_path, resume)
+        last.tb_frame.f_locals.keys()  # as who prints a traceback
+        monkeypatch.setattr(sys, "last_traceback", last if shown else None, raising=False)
+        del last
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with Monitor(Net(), tmp_path, resume=resume) as monitor:
+                monitor.log_epoch(loss=2.0)
+    finally:
+        gc.enable()
+    assert [("holds a run" in str(warning.message), warning.filename) for warning in told] == (
+        [] if resume else [(True, __file__)]
+    )
+    assert read(tmp_path).scalars("epoch_loss").values.tolist() == ([1.0, 2.0] if resume else [2.0])
+
+
+def test_a_forgotten_model_that_holds_its_monitor_is_gone_and_nothing_is_lost(tmp_path):
+    model = Net()
+    model.monitor = Monitor(model, tmp_path)
+    model.monitor.log_batch(loss=train_step(model, optimizer_of(model)))
+    model.monitor.writer.add_scalar("mine", 1.0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None and read(tmp_path).scalars("mine").values.tolist() == [1.0]
+
+
+def test_a_monitor_that_somebody_holds_keeps_its_directory(tmp_path):
+    monitor = Monitor(Net(), tmp_path)
+    with pytest.raises(RunInUseError, match="another monitor of this process"):
+        Monitor(Net(), tmp_path)
+    monitor.close()
+
+
+@pytest.mark.parametrize("how", ["path", "text", "file URL"])
 def test_the_line_that_makes_a_monitor_where_a_run_lies_is_warned_of(tmp_path, how):
     Monitor(Net(), tmp_path).close()
-    log_dir = {"path": tmp_path, "text": str(tmp_path)}[how]
+    log_dir = {"path": tmp_path, "text": str(tmp_path), "file URL": f"file://{tmp_path}"}[how]
     with pytest.warns(TorchboardWarning, match="holds a run") as told:
         Monitor(Net(), log_dir).close()
     assert [warning.filename for warning in told] == [__file__]

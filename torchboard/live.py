@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import traceback
 import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -101,6 +104,22 @@ def open_live(path: str, name: str, purge_step: int | None, suffix: str, exclusi
         live.users += 1
         live.exclusive |= exclusive
     return live
+
+
+def collect_forgotten(path: str) -> None:
+    """Has a monitor of this process that nobody uses any more give the directory back: that of a cell which was interrupted.
+
+    It lies in a cycle with the frames of the traceback, and a notebook keeps the exception that it showed last. Of that
+    one the frames lose their variables, for a post-mortem debugger too.
+    """
+    live = _open.get(place(path))
+    if live is not None and live.exclusive:
+        del live
+        shown = getattr(sys, "last_traceback", None)
+        traceback.clear_frames(shown)
+        for frame, _ in traceback.walk_tb(shown):
+            frame.f_locals.keys()  # until Python 3.12 frames keep what was read of them, and this reads that they are empty
+        gc.collect()
 
 
 def live_in(log_dir: str, options: tuple[str, str, int]) -> Live:

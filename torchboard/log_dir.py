@@ -39,13 +39,12 @@ def new_log_dir(comment: str = "") -> str:
             path = f"{name}-{number}"
 
 
-def check_log_dir(log_dir: str | os.PathLike[str], new: bool = False) -> str:
-    """``log_dir`` as a directory that exists and can be written to, or as a URL.
+def path_of(log_dir: str | os.PathLike[str]) -> str:
+    """``log_dir`` as an absolute path, or as a URL; nothing is made.
 
     Raises:
         InvalidValueError: it is no path.
-        RunError: the directory cannot be made or written to, or TensorBoard could not read it.
-        FileExistsError: it is to be ``new``, and there is something of that name.
+        RunError: TensorBoard could not read it.
     """
     if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
         raise InvalidValueError(
@@ -65,6 +64,20 @@ def check_log_dir(log_dir: str | os.PathLike[str], new: bool = False) -> str:
     if remote:
         scheme, _, place = path.partition(SCHEME)
         return scheme + SCHEME + place.rstrip("/")
+    return path
+
+
+def check_log_dir(log_dir: str | os.PathLike[str], new: bool = False) -> str:
+    """``log_dir`` as a directory that exists and can be written to, or as a URL.
+
+    Raises:
+        InvalidValueError: it is no path.
+        RunError: the directory cannot be made or written to, or TensorBoard could not read it.
+        FileExistsError: it is to be ``new``, and there is something of that name.
+    """
+    path = path_of(log_dir)
+    if SCHEME in path:
+        return path
     try:
         os.makedirs(path, exist_ok=not new)
     except OSError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import greeting, name_of
 from torchboard.capture.recorder import TRAIN
 from torchboard.errors import ClosedError, TorchboardWarning
+from torchboard.forgotten import Release
 from torchboard.hparams.sessions import start_session
 from torchboard.hparams.trials import Choice, trial_of
 from torchboard.notebook import NotebookMethods
@@ -151,7 +151,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         if write_images and writes:
             self._watch.add(WeightImages(model))
         self._profiler = BatchProfiler(profiled if writes else None, self._run, model)
-        self._release = weakref.finalize(self, _release, self._watch, self._run, self._profiler)
+        self._release = Release(_release, self._watch, self._run, self._profiler)
         if writes:
             options = {
                 "histogram_freq": histogram_freq,

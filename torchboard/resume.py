@@ -21,7 +21,8 @@ from torchboard import proto
 from torchboard.errors import InvalidValueError, RunInUseError, TorchboardWarning
 from torchboard.eventfile.framing import Fault
 from torchboard.eventfile.scanning import walk
-from torchboard.log_dir import SCHEME, check_log_dir
+from torchboard.live import collect_forgotten
+from torchboard.log_dir import SCHEME, check_log_dir, path_of
 from torchboard.reader.index import event_files, runs_below
 from torchboard.sink.cut import cut
 from torchboard.sink.ownership import disown, own
@@ -110,15 +111,18 @@ def begin_log(log_dir: str | os.PathLike[str] | None, train: str, resume: bool |
         writes: False to find out only, for the ranks that do not write.
 
     Raises:
-        InvalidValueError: ``resume`` is neither, or there is no local directory to go on in.
+        InvalidValueError: ``resume`` is neither, the log directory is no path, or there is no local one to go on in.
         RunInUseError: somebody is writing in it.
         RunError: the directory cannot be used.
         OSError: it cannot be changed.
     """
+    path = path_of(log_dir) if log_dir is not None and writes else None
+    if path is not None:
+        collect_forgotten(path)
     if resume is False:
-        if log_dir is not None and writes and _holds_a_run(os.path.join(os.path.expanduser(log_dir), train)):
+        if path is not None and _holds_a_run(os.path.join(path, train)):
             message = (
-                f"log_dir={os.fspath(log_dir)!r} holds a run; it starts again at step 0, and what it held is hidden. Give "
+                f"log_dir={path!r} holds a run; it starts again at step 0, and what it held is hidden. Give "
                 "resume=True to go on with it, or a directory that is new"
             )
             warnings.warn(message, TorchboardWarning, stacklevel=5)
