@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
@@ -533,6 +534,24 @@ def test_a_model_whose_forward_pass_raises_is_watched_again_at_the_next_pass():
         train_step(model, optimizer)
         monitor.log_epoch()
     assert {"__run_graph__", "activations/head", "gradients/head/weight"} <= set(sink.tags())
+
+
+@pytest.mark.parametrize("phase", [None, "rollout"])
+def test_passes_without_gradients_in_training_mode_count_as_training_unless_they_have_a_phase(phase):
+    sink, model = MemorySink(), nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, capture=Capture(every=1)) as monitor:
+        with torch.no_grad(), monitor.phase(phase) if phase else contextlib.nullcontext():
+            model(torch.randn(5, 3))
+        model(torch.randn(4, 3)).sum().backward()
+        optimizer.step()
+        monitor.log_epoch()
+    counts = {
+        run: value.buckets[:, 2].sum()
+        for run in ("train", "rollout")
+        for _, value in sink.series("activations/Linear", run)
+    }
+    assert counts == ({"train": 8, "rollout": 10} if phase else {"train": 18})
 
 
 def test_two_monitors_on_one_model_both_see_it():

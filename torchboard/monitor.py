@@ -230,7 +230,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Monitor]:
-        """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``.
+        """Forward passes and metrics inside (a validation's, an agent's rollouts) belong to the run ``<log_dir>/<name>``.
 
         The layers' outputs of the first forward pass inside are captured, of several models of that of each, in epochs that
         write histograms.
