@@ -16,6 +16,7 @@ ROOMS = [
     "cli",
     "monitor",
     "analysis",
+    "silent",
     "summary",
     "writer",
     "scalars",
@@ -32,6 +33,7 @@ ROOMS = [
     "reader",
     "notebook",
     "run",
+    "live",
     "log_dir",
     "tags",
     "sink",
@@ -40,6 +42,7 @@ ROOMS = [
     "eventfile",
     "proto",
     "schedule",
+    "forgotten",
     "errors",
 ]
 """From what users touch down to what touches nothing: a room imports only rooms that stand behind it in this list."""

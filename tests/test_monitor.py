@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import io
 import math
 import pickle
+import sys
+import time
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from torchboard import Capture, MemorySink, Monitor, SummaryWriter, schedule
+from torchboard import Capture, MemorySink, Monitor, SummaryWriter, read, schedule
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
 from torchboard.hparams import HParam, RealInterval
 
@@ -347,6 +351,81 @@ def test_a_forgotten_monitor_leaves_no_hook_and_loses_nothing(tmp_path):
     assert len(list((tmp_path / "train").iterdir())) == 2
 
 
+def test_monitors_that_name_no_directory_have_one_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "Jan01_00-00-00_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Monitor(Net()) as first:
+            first.log_epoch(loss=0.0)
+        second, third = Monitor(Net()), Monitor(Net())
+        for loss, monitor in enumerate((second, third), 1):
+            monitor.log_epoch(loss=loss)
+            monitor.close()
+    losses = [read(path).scalars("epoch_loss").values.tolist() for path in sorted((tmp_path / "runs").iterdir())]
+    assert losses == [[0.0], [1.0], [2.0]]
+
+
+def interrupted(log_dir, resume):
+    """Ctrl-C in a function that trains: what it leaves is a cycle of its frame, its traceback, the model and the monitor."""
+    model = Net()
+    model.monitor = monitor = Monitor(model, log_dir, resume=resume)
+    monitor.log_epoch(loss=1.0)
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        model.error = error
+        return error.__traceback__
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["garbage", "shown last"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_monitor_that_an_interrupted_function_left_gives_its_directory_back(tmp_path, monkeypatch, resume, shown):
+    gc.disable()
+    try:
+        last = interrupted(tmp_path, resume)
+        last.tb_frame.f_locals.keys()  # as who prints a traceback
+        monkeypatch.setattr(sys, "last_traceback", last if shown else None, raising=False)
+        del last
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with Monitor(Net(), tmp_path, resume=resume) as monitor:
+                monitor.log_epoch(loss=2.0)
+    finally:
+        gc.enable()
+    assert [("holds a run" in str(warning.message), warning.filename) for warning in told] == (
+        [] if resume else [(True, __file__)]
+    )
+    assert read(tmp_path).scalars("epoch_loss").values.tolist() == ([1.0, 2.0] if resume else [2.0])
+
+
+def test_a_forgotten_model_that_holds_its_monitor_is_gone_and_nothing_is_lost(tmp_path):
+    model = Net()
+    model.monitor = Monitor(model, tmp_path)
+    model.monitor.log_batch(loss=train_step(model, optimizer_of(model)))
+    model.monitor.writer.add_scalar("mine", 1.0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None and read(tmp_path).scalars("mine").values.tolist() == [1.0]
+
+
+def test_a_monitor_that_somebody_holds_keeps_its_directory(tmp_path):
+    monitor = Monitor(Net(), tmp_path)
+    with pytest.raises(RunInUseError, match="another monitor of this process"):
+        Monitor(Net(), tmp_path)
+    monitor.close()
+
+
+@pytest.mark.parametrize("how", ["path", "text", "file URL"])
+def test_the_line_that_makes_a_monitor_where_a_run_lies_is_warned_of(tmp_path, how):
+    Monitor(Net(), tmp_path).close()
+    log_dir = {"path": tmp_path, "text": str(tmp_path), "file URL": f"file://{tmp_path}"}[how]
+    with pytest.warns(TorchboardWarning, match="holds a run") as told:
+        Monitor(Net(), log_dir).close()
+    assert [warning.filename for warning in told] == [__file__]
+
+
 @pytest.mark.parametrize("when", ["armed", "between", "closed"])
 def test_a_monitored_model_can_be_copied_pickled_and_saved(when):
     model = Net()
@@ -370,6 +449,74 @@ def test_a_monitored_model_can_be_copied_pickled_and_saved(when):
     assert not any(value.plugin == "histograms" for event in sink.events for _, value in event.pairs)
 
 
+class Holder(nn.Module):
+    """A model that holds its monitor, and logs in its forward pass."""
+
+    def __init__(self, log_dir, whole):
+        super().__init__()
+        self.net = nn.Linear(3, 2)
+        self.monitor = Monitor(self if whole else self.net, log_dir, capture=Capture(every=1))
+        self.board = self.monitor.writer
+
+    def forward(self, x):
+        out = self.net(x)
+        with self.monitor.phase("inner"):
+            self.monitor.log_batch(len(x), mean=out.mean())
+            self.monitor.writer.add_scalar("called", 1.0)
+        return out
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["itself", "a part"])
+@pytest.mark.parametrize("how", ["deepcopy", "averaged", "pickled", "saved"])
+def test_a_model_that_holds_its_monitor_is_copied_with_a_silent_one(tmp_path, how, whole):
+    def saved(model):
+        file = io.BytesIO()
+        torch.save(model, file)
+        return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+    ways = {
+        "deepcopy": copy.deepcopy,
+        "averaged": lambda model: torch.optim.swa_utils.AveragedModel(model).module,
+        "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+        "saved": saved,
+    }
+    model, x = Holder(tmp_path, whole), torch.randn(4, 3)
+    model(x)
+    model.monitor.log_epoch(loss=1.0)
+    other = ways[how](model)
+    assert torch.equal(other(x), model(x)) and (other.monitor.epoch, other.monitor.phase_name) == (1, "train")
+    with pytest.warns(TorchboardWarning, match="copy of a model"):
+        other.monitor.log_epoch(loss=2.0)
+    model.monitor.log_epoch(loss=3.0)
+    model.monitor.close()
+    other.monitor.log_batch(loss=4.0)
+    assert read(tmp_path).scalars("epoch_loss").values.tolist() == [1.0, 3.0]
+    assert read(tmp_path).scalars("called", run="inner").values.tolist() == [1.0, 1.0]
+    Monitor(nn.Linear(1, 1), tmp_path, resume=True).close()  # the copy keeps nothing open
+
+
+def test_a_silent_monitor_takes_every_call_of_a_monitor(tmp_path):
+    with Monitor(Net(), tmp_path) as monitor:
+        silent = copy.copy(monitor)
+    public = {name for name in {*dir(monitor), *vars(monitor)} if not name.startswith("_")}
+    assert public <= {*dir(silent), *vars(silent)}
+    with silent as entered, silent.phase("validation"):
+        assert entered is silent and silent.phase_name == "validation"
+        silent.log_batch(4, loss=1.0)
+        silent.log_predictions([0], [0.5], tag="x")
+        silent.log_embeddings("head", torch.zeros(1), labels=["a"])
+        silent.log_slices([0], [0.5], {"site": [0]})
+        silent.writer.add_histogram("h", torch.ones(3))
+        silent.show()
+        silent.flush()
+    assert silent.summary() == "" and silent.phase_name == "train"
+    with pytest.warns(TorchboardWarning, match="copy of a model") as told:
+        for _ in range(2):
+            silent.log_epoch(loss=1.0)
+    assert len(told) == 1 and told[0].filename == __file__ and silent.epoch == 2
+    assert pickle.loads(pickle.dumps(silent)).epoch == 2
+
+
 def test_a_model_whose_forward_pass_raises_is_watched_again_at_the_next_pass():
     class Shy(Net):
         def forward(self, x):
@@ -387,6 +534,24 @@ def test_a_model_whose_forward_pass_raises_is_watched_again_at_the_next_pass():
         train_step(model, optimizer)
         monitor.log_epoch()
     assert {"__run_graph__", "activations/head", "gradients/head/weight"} <= set(sink.tags())
+
+
+@pytest.mark.parametrize("phase", [None, "rollout"])
+def test_passes_without_gradients_in_training_mode_count_as_training_unless_they_have_a_phase(phase):
+    sink, model = MemorySink(), nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, capture=Capture(every=1)) as monitor:
+        with torch.no_grad(), monitor.phase(phase) if phase else contextlib.nullcontext():
+            model(torch.randn(5, 3))
+        model(torch.randn(4, 3)).sum().backward()
+        optimizer.step()
+        monitor.log_epoch()
+    counts = {
+        run: value.buckets[:, 2].sum()
+        for run in ("train", "rollout")
+        for _, value in sink.series("activations/Linear", run)
+    }
+    assert counts == ({"train": 8, "rollout": 10} if phase else {"train": 18})
 
 
 def test_two_monitors_on_one_model_both_see_it():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+import socket
+import time
 
 import numpy as np
 import pytest
 import torch
 
+from torchboard import SummaryWriter, read
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
-from torchboard.log_dir import default_log_dir
+from torchboard.log_dir import new_log_dir
 from torchboard.run import Run, open_run
 from torchboard.sink.memory import MemorySink
 from torchboard.values import Scalar, Text
@@ -114,6 +119,43 @@ def test_closing_a_run_twice_takes_nothing_from_its_other_users(tmp_path):
     second.close()
 
 
+def test_a_copy_is_a_user_from_its_first_write_on(tmp_path):
+    first = open_run(tmp_path, exclusive=True)
+    unused, used = copy.deepcopy(first), copy.deepcopy(first)
+    first.write(0, ONE)
+    first.close()
+    again = open_run(tmp_path, exclusive=True)
+    unused.flush()
+    unused.close()
+    with pytest.raises(ClosedError):
+        unused.write(1, ONE)
+    used.sub("below").write(1, ONE)
+    again.close()
+    used.write(2, ONE)
+    used.close()
+    with pytest.raises(ClosedError):
+        used.write(3, ONE)
+    log = read(tmp_path)
+    assert log.scalars("loss", run=".").steps.tolist() == [0, 2]
+    assert log.scalars("loss", run="below").steps.tolist() == [1]
+
+
+def test_a_copy_of_a_writer_goes_on_in_the_same_run_behind_it(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    writer.add_scalar("loss", 0.0, 0)
+    other, travelled = copy.deepcopy(writer), pickle.dumps(writer)
+    writer.close()
+    for step in range(1, 4):
+        other.add_scalar("loss", 0.0, step)
+    assert other._lane is open_run(tmp_path).lane
+    other.close()
+    late = pickle.loads(travelled)
+    late.add_scalar("loss", 0.0, 4)
+    late.close()
+    log = read(tmp_path)
+    assert log.runs == (".",) and log.scalars("loss").steps.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_two_exclusive_users_of_one_directory_exclude_each_other(tmp_path):
     first = open_run(tmp_path, "train", exclusive=True)
     with pytest.raises(RunInUseError, match="another monitor"):
@@ -150,10 +192,30 @@ def test_what_is_no_path_is_refused(path, tmp_path, monkeypatch):
 
 def test_without_a_directory_one_is_made_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = open_run(default_log_dir("_first"))
+    run = open_run(new_log_dir("_first"))
     run.close()
     (made,) = (tmp_path / "runs").iterdir()
     assert made.name.endswith("_first") and run.log_dir == str(made)
+
+
+def test_directories_made_in_the_same_second_are_several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "Jan01_00-00-00_")
+    name = "Jan01_00-00-00_" + socket.gethostname()
+    open_run(None).close()
+    runs = [open_run(None, exclusive=True), open_run(None, exclusive=True)]
+    writer = SummaryWriter(comment="-2")
+    assert [run.log_dir for run in runs] == [str(tmp_path / "runs" / f"{name}-{number}") for number in (2, 3)]
+    assert writer.log_dir == str(tmp_path / "runs" / f"{name}-2-2")
+    for user in (*runs, writer):
+        user.close()
+
+
+def test_a_directory_that_cannot_be_made_below_runs_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunError, match="cannot be made"):
+        open_run()
 
 
 @pytest.mark.parametrize("path", ["", "..", "a/../b", "/abs", "a\\b", "x.tfevents.y", "a" * 300])

@@ -21,16 +21,30 @@ def place(path: str) -> str:
     return path if SCHEME in path else os.path.realpath(path)
 
 
-def default_log_dir(comment: str = "") -> str:
-    """``runs/<month><day>_<time>_<host><comment>``, as ``torch.utils.tensorboard`` names it."""
-    return os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
+def new_log_dir(comment: str = "") -> str:
+    """Makes a directory that nobody else has, named as ``torch.utils.tensorboard`` names it.
+
+    That is ``runs/<month><day>_<time>_<host><comment>``, with ``-2``, ``-3``, … behind it where there is one already.
+
+    Raises:
+        RunError: it cannot be made or written to.
+    """
+    name = os.path.join("runs", time.strftime("%b%d_%H-%M-%S_") + socket.gethostname() + comment)
+    path, number = name, 1
+    while True:
+        try:
+            return check_log_dir(path, new=True)
+        except FileExistsError:
+            number += 1
+            path = f"{name}-{number}"
 
 
-def check_path(log_dir: object) -> None:
-    """Refuses what no log directory can be; nothing is made.
+def path_of(log_dir: str | os.PathLike[str]) -> str:
+    """``log_dir`` as an absolute path, or as a URL; nothing is made.
 
     Raises:
         InvalidValueError: it is neither a path nor a URL.
+        RunError: TensorBoard could not read it.
     """
     if not isinstance(log_dir, (str, os.PathLike)) or not os.fspath(log_dir):
         raise InvalidValueError(
@@ -40,16 +54,6 @@ def check_path(log_dir: object) -> None:
         raise InvalidValueError(f"log_dir={log_dir!r}", "no file system takes a name with a NUL", "leave it out")
     if isinstance(log_dir, os.PathLike) and _LOST_SLASH.match(os.fsdecode(log_dir)):
         raise InvalidValueError(f"log_dir={log_dir!r}", "no path object can hold a URL", "give the URL as a string")
-
-
-def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
-    """``log_dir`` as a directory that exists and can be written to, or as a URL.
-
-    Raises:
-        InvalidValueError: as ``check_path``.
-        RunError: it cannot be made or written to, or TensorBoard could not read it.
-    """
-    check_path(log_dir)
     path = os.fsdecode(log_dir).removeprefix("file" + SCHEME)
     remote = SCHEME in path
     path = path if remote else os.path.abspath(os.path.expanduser(path))
@@ -60,9 +64,25 @@ def check_log_dir(log_dir: str | os.PathLike[str]) -> str:
     if remote:
         scheme, _, place = path.partition(SCHEME)
         return scheme + SCHEME + place.rstrip("/")
+    return path
+
+
+def check_log_dir(log_dir: str | os.PathLike[str], new: bool = False) -> str:
+    """``log_dir`` as a directory that exists and can be written to, or as a URL.
+
+    Raises:
+        InvalidValueError: it is no path.
+        RunError: the directory cannot be made or written to, or TensorBoard could not read it.
+        FileExistsError: it is to be ``new``, and there is something of that name.
+    """
+    path = path_of(log_dir)
+    if SCHEME in path:
+        return path
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(path, exist_ok=not new)
     except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
         raise RunError(
             f"log_dir={log_dir!r}", f"the directory cannot be made ({error})", "give a path that is free and writable"
         ) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +29,7 @@ from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import greeting, name_of
 from torchboard.capture.recorder import TRAIN
 from torchboard.errors import ClosedError, TorchboardWarning
+from torchboard.forgotten import Release
 from torchboard.hparams.sessions import start_session
 from torchboard.hparams.trials import Choice, trial_of
 from torchboard.notebook import NotebookMethods
@@ -37,11 +37,12 @@ from torchboard.phases import Phases, open_log
 from torchboard.profile.batches import Batches, BatchProfiler, batches_of
 from torchboard.run import Run, check_run_name
 from torchboard.schedule import as_schedule
+from torchboard.silent import SilentWhenCopied
 from torchboard.sink.protocol import Sink
 from torchboard.writer import SummaryWriter
 
 
-class Monitor(AnalysisMethods, NotebookMethods):
+class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
     """Watches a model while it trains, and writes what TensorBoard shows.
 
     Runs are laid out as Keras lays them out: ``<log_dir>/train``, ``<log_dir>/validation``, so that their curves lie over
@@ -134,8 +135,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
         self._metrics = PhaseMetrics()
-        self.epoch = before.epochs
-        self._batch, self.step = before.batches, before.steps
+        self.epoch, self._batch, self.step = before.epochs, before.batches, before.steps
         self._error: BaseException | None = None
         self._closed = False
         self._warned: set[str] = set()
@@ -153,7 +153,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         if write_images and writes:
             self._watch.add(WeightImages(model))
         self._profiler = BatchProfiler(profiled if writes else None, self._run, model)
-        self._release = weakref.finalize(self, _release, self._watch, self._run, self._profiler)
+        self._release = Release(_release, self._watch, self._run, self._profiler)
         if writes:
             options = {
                 "histogram_freq": histogram_freq,
@@ -232,10 +232,10 @@ class Monitor(AnalysisMethods, NotebookMethods):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[Monitor]:
-        """Forward passes and metrics inside belong to the run ``<log_dir>/<name>``; optimizer steps are counted, not captured.
+        """Forward passes and metrics inside (a validation's, an agent's rollouts) belong to the run ``<log_dir>/<name>``.
 
         The layers' outputs of the first forward pass inside are captured, of several models of that of each, in epochs that
-        write histograms.
+        write histograms. Steps of optimizers are counted, and not captured.
 
         Raises:
             TagError: the name is not one of a directory below the log directory.

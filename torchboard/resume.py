@@ -21,7 +21,8 @@ from torchboard import proto
 from torchboard.errors import InvalidValueError, RunInUseError, TorchboardWarning
 from torchboard.eventfile.framing import Fault
 from torchboard.eventfile.scanning import walk
-from torchboard.log_dir import SCHEME, check_log_dir, check_path
+from torchboard.live import collect_forgotten
+from torchboard.log_dir import SCHEME, check_log_dir, path_of
 from torchboard.reader.index import event_files, runs_below
 from torchboard.sink.cut import cut
 from torchboard.sink.ownership import disown, own
@@ -115,15 +116,17 @@ def begin_log(log_dir: str | os.PathLike[str] | None, train: str, resume: bool |
         RunError: the directory cannot be used.
         OSError: it cannot be changed.
     """
-    if log_dir is not None:
-        check_path(log_dir)
+    path = path_of(log_dir) if log_dir is not None else None
+    path = path if writes else None
+    if path is not None:
+        collect_forgotten(path)
     if resume is False:
-        if log_dir is not None and writes and _holds_a_run(os.path.join(os.path.expanduser(log_dir), train)):
+        if path is not None and _holds_a_run(os.path.join(path, train)):
             message = (
-                f"log_dir={os.fspath(log_dir)!r} holds a run; it starts again at step 0, and what it held is hidden. Give "
+                f"log_dir={path!r} holds a run; it starts again at step 0, and what it held is hidden. Give "
                 "resume=True to go on with it, or a directory that is new"
             )
-            warnings.warn(message, TorchboardWarning, stacklevel=3)
+            warnings.warn(message, TorchboardWarning, stacklevel=5)
         return Progress(purge_step=0)
     if not isinstance(resume, int) or resume < 0:
         raise InvalidValueError(f"resume={resume!r}", "it is True, or an epoch", "give checkpoint['epoch'] + 1, say")

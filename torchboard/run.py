@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError
+from torchboard.errors import ClosedError, InvalidValueError, TagError
 from torchboard.eventfile.names import MARK
-from torchboard.log_dir import SCHEME, check_log_dir, default_log_dir, place
-from torchboard.sink.asynchronous import AsyncSink
-from torchboard.sink.branch import Branch
-from torchboard.sink.event_file import EventFileSink
-from torchboard.sink.forks import Lock
+from torchboard.live import Live, live_in, open_live
+from torchboard.log_dir import check_log_dir, new_log_dir
 from torchboard.sink.lane import Lane
-from torchboard.sink.remote import RemoteSink, close_in_time
-from torchboard.tags import Curve, TagBook, check_unicode
+from torchboard.tags import Curve, check_unicode
 from torchboard.values import Event, Pending, Value
 from torchboard.values.projector import CONFIG, Embedding, config
 from torchboard.values.rows import Row
 
 if TYPE_CHECKING:
+    import os
+
     from torchboard.sink.protocol import Sink
 
 MAX_STEP = 2**63 - 1
@@ -39,17 +34,21 @@ class Run:
     Args:
         sink: where events go.
         name: the run, as a path relative to the sink's root; empty for the root.
+        live: what is known of the sink and of who uses it.
+        guest: a copy, which is no user of the sink and keeps no directory open, until it is written to.
     """
 
-    def __init__(self, sink: Sink, name: str = "", live: _Live | None = None) -> None:
+    def __init__(self, sink: Sink, name: str = "", live: Live | None = None, guest: bool = False) -> None:
         self.sink = sink
         self.name = name
-        self._live = live or _Live(sink)
+        self._live = live or Live(sink)
+        self._guest = guest
         self._closed = False
 
     @property
     def root(self) -> Run:
         """The run of the log directory itself, on the same sink."""
+        self._settle()
         return Run(self.sink, "", self._live)
 
     @property
@@ -79,6 +78,7 @@ class Run:
             TagError: the name would leave the directory, or TensorBoard could not read it.
         """
         check_run_name(name)
+        self._settle()
         return Run(self.sink, f"{self.name}/{name}" if self.name else name, self._live)
 
     def write(
@@ -142,69 +142,36 @@ class Run:
 
     def flush(self) -> None:
         """Returns when everything written before is on disk."""
-        self.sink.flush()
+        if not (self._guest and self._live.closed):
+            self.sink.flush()
 
     def close(self) -> None:
         """Lets go of the log directory; the last of its users closes the sink. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._live.release()
+            self._live.release(users=0 if self._guest else 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.log_dir is None:
             return Run, (self.sink, self.name)
-        return _travelled, (self.log_dir, self.name, *self._live.options)
+        return _copied, (self.log_dir, self.name, *self._live.options)
 
     def _check(self, step: int, wall_time: float | None) -> tuple[int, float]:
         """Where and when something is written, now by default; the run is open."""
         self._check_open()
         return check_step(step), time.time() if wall_time is None else _check_wall_time(wall_time)
 
+    def _settle(self) -> None:
+        """Makes a guest, if it was not closed, a user of what is open in its directory now."""
+        if self._guest and not self._closed:
+            self._live = self._live.joined()
+            self.sink, self._guest = self._live.sink, False
+
     def _check_open(self) -> None:
+        if self._guest:
+            self._settle()
         if self._closed or self._live.closed:
             raise ClosedError(f"a write to run {self.name!r}", "the run was closed", "write before close()")
-
-
-@dataclass
-class _Live:
-    """A sink in use, and what is known of its runs: shared by all who write to one log directory in this process."""
-
-    sink: Sink
-    log_dir: str | None = None
-    options: tuple[str, str] = ("", "warn")
-    """The suffix of its event files and what a failing file system does."""
-    books: dict[str, TagBook] = field(default_factory=dict)
-    users: int = 1
-    exclusive: bool = False
-    closed: bool = False
-
-    def book(self, name: str) -> TagBook:
-        """The book of a run: one for all who write to its directory now, from whatever root they came to it."""
-        if name not in self.books:
-            new = TagBook()
-            if self.log_dir is not None:
-                new = _books.setdefault(place(os.path.join(self.log_dir, name)), new)
-            self.books[name] = new
-        return self.books[name]
-
-    def release(self) -> None:
-        with _live_lock:
-            self.users -= 1
-            last = self.users <= 0 and not self.closed
-            if last:
-                self.closed = True
-                self.books.clear()
-                if self.log_dir is not None:
-                    _live.pop(place(self.log_dir), None)
-        if last:
-            self.sink.close()
-        elif not self.closed:
-            self.sink.flush()
-
-
-_books: weakref.WeakValueDictionary[str, TagBook] = weakref.WeakValueDictionary()
-_live: dict[str, _Live] = {}
-_live_lock = Lock()
 
 
 def open_run(
@@ -221,8 +188,8 @@ def open_run(
     Writers of one process that open one directory share one sink, and so one file a run.
 
     Args:
-        log_dir: the directory, or the URL of one (``s3://bucket/runs/x``); None makes one below ``runs/`` named after
-            the time and this machine.
+        log_dir: the directory, or the URL of one (``s3://bucket/runs/x``); None makes a new one below ``runs/`` named
+            after the time and this machine.
         name: the run, as a path below the directory; empty for the directory itself.
         purge_step: where the run starts again, when the directory already holds some of it.
         suffix: appended to the names of event files.
@@ -234,60 +201,16 @@ def open_run(
         RunError: the directory cannot be made or written to, or TensorBoard could not read it.
         RunInUseError: another process, or another exclusive user, is writing there.
     """
-    path = check_log_dir(default_log_dir() if log_dir is None else log_dir)
-    key = place(path)
-    with _live_lock:
-        live = _live.get(key)
-        if live is None:
-            sink = (RemoteSink if SCHEME in path else EventFileSink)(path, purge_step, suffix)
-            _open_now(sink, name)
-            live = _live[key] = _Live(AsyncSink(sink, on_error=on_error), path, (suffix, on_error), users=0)
-            if isinstance(sink, RemoteSink):
-                close_in_time(live.sink)
-        elif exclusive and live.exclusive:
-            raise RunInUseError(
-                f"log directory {path!r}",
-                "another monitor of this process is writing in it, and one would hide the other's curves",
-                "close that monitor first, or give this one a directory of its own",
-            )
-        elif on_error not in ("warn", live.options[1]):
-            raise InvalidValueError(
-                f"on_error={on_error!r}",
-                "a writer of this process has the directory open with another policy",
-                "give both the same",
-            )
-        live.users += 1
-        live.exclusive |= exclusive
+    path = new_log_dir() if log_dir is None else check_log_dir(log_dir)
+    live = open_live(path, name, purge_step, suffix, exclusive, on_error)
     return Run(live.sink, name, live)
 
 
-def _travelled(log_dir: str, name: str, suffix: str, on_error: str) -> Run:
-    """A run that was pickled: itself, in the process that it comes from; in another one a run of that process's own.
-
-    That is ``<name>/spawn-<pid>``, made when something is written to it.
-    """
-    with _live_lock:
-        live = _live.get(place(log_dir))
-        if live is None:
-            files = (RemoteSink if SCHEME in log_dir else EventFileSink)(log_dir, None, suffix)
-            sink = AsyncSink(Branch(files, f"spawn-{os.getpid()}"), on_error=on_error)
-            live = _live[place(log_dir)] = _Live(sink, log_dir, (suffix, on_error), users=0)
-        live.users += 1
-    return Run(live.sink, name, live)
-
-
-def _open_now(sink: EventFileSink | RemoteSink, name: str) -> None:
-    """Opens the file of a run, so that a directory that cannot be used shows at the call."""
-    try:
-        sink.open(name)
-    except RunError:
-        raise
-    except OSError as error:
-        raise RunError(
-            f"log_dir={sink.log_dir!r}",
-            f"no file can be made in it ({error})",
-            "give a path with room that you may write to",
-        ) from error
+def _copied(log_dir: str, name: str, suffix: str, on_error: str, home: int) -> Run:
+    """A run that was copied or pickled: itself, in the process that it comes from; in another one a run of that process's
+    own, ``<name>/spawn-<pid>``, made when something is written to it."""
+    live = live_in(log_dir, (suffix, on_error, home))
+    return Run(live.sink, name, live, guest=True)
 
 
 def check_run_name(name: str, what: str = "run name") -> None:

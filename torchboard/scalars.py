@@ -124,7 +124,10 @@ class ScalarMethods:
         """Checked numbers by tag, in one event: what is on a device is waited for behind the sink."""
         step = self._step() if step is None else step
         if all([type(number) is float for number in numbers]):
-            self._run.write_row(step, tags, numbers, walltime)
+            run = self._run
+            run.write_row(step, tags, numbers, walltime)
+            if run.lane is not self._lane:  # a copy's, which has opened its directory just now
+                self._take_lane()
         else:
             pairs, pending = _metrics().scalars(dict(zip(tags, numbers)))
             self._run.write(step, pairs, wall_time=walltime, pending=pending)

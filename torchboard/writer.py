@@ -17,7 +17,7 @@ from torchboard.arrays import copied_levels, draw_boxes, draw_figure, resized, t
 from torchboard.dashboards import DashboardMethods
 from torchboard.errors import InvalidValueError
 from torchboard.file_writer import PeerAttributes
-from torchboard.log_dir import default_log_dir
+from torchboard.log_dir import new_log_dir
 from torchboard.run import Run, open_run
 from torchboard.scalars import ScalarMethods
 from torchboard.tags import check_tag
@@ -40,7 +40,7 @@ class SummaryWriter(ScalarMethods, DashboardMethods, PeerAttributes):
     the epoch; now by default).
 
     Args:
-        log_dir: the run's directory; None makes one below ``runs/`` named after the time and this machine.
+        log_dir: the run's directory; None makes a new one below ``runs/`` named after the time and this machine.
         comment: appended to that name, where ``log_dir`` is None.
         purge_step: where the run starts again, when the directory already holds some of it.
         max_queue, flush_secs: taken for compatibility; every event is on its way to the file within 20 ms.
@@ -69,7 +69,7 @@ class SummaryWriter(ScalarMethods, DashboardMethods, PeerAttributes):
     ) -> None:
         self.max_queue, self.flush_secs, self.filename_suffix = max_queue, flush_secs, filename_suffix
         self._on_error = on_error
-        place = default_log_dir(comment) if log_dir is None else log_dir
+        place = new_log_dir(comment) if log_dir is None else log_dir
         run = open_run(place, purge_step=purge_step, suffix=filename_suffix, on_error=on_error)
         self._attach(run, int, owned=True)
 

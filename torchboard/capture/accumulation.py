@@ -6,6 +6,7 @@ layer, as that of a penalty on the weights.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -28,11 +29,13 @@ class Accumulations:
         are_on: whether trainable parameters have hooks, but for those of a kind of its own, as shards: their gradients are not
             added to them, but put there.
         heard: whether there was such a pass since this was set to False.
+        end: as given.
     """
 
     def __init__(self, end: BackwardEnd) -> None:
         self.are_on = self.heard = False
-        self._hook = _Accumulates(self, end)
+        self.end = end
+        self._hook = _Accumulates(weakref.ref(self))
         self._key = RemovableHandle(OrderedDict()).id
         self._hooked: list[nn.Parameter] = []
 
@@ -58,14 +61,15 @@ class Accumulations:
 
 
 class _Accumulates(InertWhenCopied):
-    """What sits on a parameter."""
+    """What sits on a parameter. It keeps nothing alive: what hooks of parameters refer to, the garbage collector does not see."""
 
-    __slots__ = ("_accumulations", "_end")
+    __slots__ = ("_accumulations",)
 
-    def __init__(self, accumulations: Accumulations, end: BackwardEnd) -> None:
+    def __init__(self, accumulations: weakref.ref[Accumulations]) -> None:
         self._accumulations = accumulations
-        self._end = end
 
     def __call__(self, weight: Tensor) -> None:
-        self._accumulations.heard = True
-        self._end.expect()
+        accumulations = self._accumulations()
+        if accumulations is not None:
+            accumulations.heard = True
+            accumulations.end.expect()
