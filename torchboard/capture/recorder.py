@@ -250,6 +250,8 @@ class Recorder:
             if options.gradients and differentiable and not tensor.is_leaf:
                 if self._in_graph is not None and (local := observable(tensor)) is not None:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
+                    if self._runs_eagerly and self.phase == TRAIN:
+                        self._in_graph.see(hook.name, suffix, tensor)
                 tap(tensor, partial(self._observe_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
 
     def _observe_gradient(

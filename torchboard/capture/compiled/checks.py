@@ -27,6 +27,8 @@ NEEDED_TORCH = (2, 15)
 _CAME = "Capture(compiled='graph')"
 _COMPILE_LATER = "make the monitor before the first compiled call, or call torch._dynamo.reset() before it"
 _NAMED = 4
+OUTPUTS, GRADIENTS = "activations", "activation_gradients"
+"""What the tags of rows begin with."""
 
 
 def check_graph_mode(model: nn.Module, torch_version: Any = torch.__version__) -> None:
@@ -62,10 +64,18 @@ def silent_layers(model: nn.Module, tags: Iterable[str]) -> InvalidValueError:
     """The error that compiled code calls no hook for the rows of these tags."""
     silent = sorted(tags)
     named = ", ".join(silent[:_NAMED]) + (", …" if len(silent) > _NAMED else "")
+    came = f"{_CAME} for {class_name(unwrapped(model))}"
+    cause = "code that was compiled before there were hooks, or that runs in a transform of torch.func"
+    if all(name.startswith(GRADIENTS) for name in silent):
+        return InvalidValueError(
+            came,
+            f"in compiled steps no gradient came to {len(silent)} outputs ({named}) from outside of their layers, as of outputs "
+            f"that their own layer alone uses, or of {cause}",
+            "give compiled='eager' to see what layers send back to outputs of their own",
+        )
     return InvalidValueError(
-        f"{_CAME} for {class_name(unwrapped(model))}",
-        f"compiled steps showed nothing of {len(silent)} outputs and gradients ({named}), as of code that was compiled before "
-        "there were hooks, or that runs in a transform of torch.func",
+        came,
+        f"compiled steps showed nothing of {len(silent)} outputs and gradients ({named}), as of {cause}",
         _COMPILE_LATER,
     )
 
