@@ -1,4 +1,4 @@
-"""Gradients in captured steps that stay compiled, of outputs that are used inside their own layer as well."""
+"""Gradients in captured steps that stay compiled: whose they are, and what runs in the backward pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from compiled_jobs import elements
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from torchboard import Capture, MemorySink, Monitor
 from torchboard.capture.compiled.checks import NEEDED_TORCH
@@ -95,3 +96,35 @@ def test_what_a_layer_hands_on_has_the_whole_gradient(call):
     )
     assert eager == compiled
     assert counted["features.0"] == counted["features/layer"] == counted["encoder.1.states.1"] == [2 * 2 * 12] * 2
+
+
+@pytest.mark.parametrize("has_eager_layer", [False, True])
+def test_a_compiled_function_that_calls_backward_compiles_nothing_of_ours(has_eager_layer):
+    breaks, sink = [], MemorySink()
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        counters.clear()
+        model, backend = (
+            nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)),
+            CompileCounterWithBackend("aot_eager"),
+        )
+        if has_eager_layer:
+            model[1].forward = torch.compiler.disable(model[1].forward)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        capture = Capture(every=2, compiled="graph")
+        monitor = Monitor(model, sink=sink, capture=capture, feature_maps=False) if is_watched else None
+        step = torch.compile(lambda x, call=model: call(x).square().sum().backward(), backend=backend)
+        for _ in range(4):
+            optimizer.zero_grad()
+            step(torch.randn(3, 4))
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+        if monitor:
+            monitor.log_epoch()
+            monitor.close()
+        breaks.append({reason.partition("\n")[0]: count for reason, count in counters["graph_break"].items()})
+    bare, watched = breaks
+    assert watched.keys() == bare.keys() and all(watched[reason] <= 2 * bare[reason] for reason in bare)
+    assert elements(sink, "activation_gradients")["1"] == [2 * 12] and sink.series(
+        "gradient_norm_before_clipping", "train"
+    )

@@ -66,7 +66,10 @@ class Recorder:
     ) -> None:
         check_include(model, options)
         self._after_backward = after_backward
-        self._backward_end = BackwardEnd(self._backward_ended)
+        # A compiled function may call backward(): what runs in there would be compiled with it.
+        untraced = torch.compiler.disable if options.compiled == "graph" else (lambda call: call)
+        self._report_gradient = untraced(self._observe_gradient)
+        self._backward_end = BackwardEnd(untraced(self._backward_ended))
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
@@ -252,7 +255,7 @@ class Recorder:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
                     if self._runs_eagerly and self.phase == TRAIN:
                         self._in_graph.see(hook.name, suffix, tensor)
-                tap(tensor, partial(self._observe_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
+                tap(tensor, partial(self._report_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
 
     def _observe_gradient(
         self, hook: _ForwardHook, suffix: str, window: int, read: _Read | None, gradient: Tensor | None
