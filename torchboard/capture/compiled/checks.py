@@ -44,20 +44,28 @@ def check_graph_mode(model: nn.Module, torch_version: Any = torch.__version__) -
             f"it needs torch {needed}",
             "give compiled='eager', which captures the same",
         )
-    for module, call in _compiled(model):
-        came = f"{_CAME} for {class_name(module)}"
-        if _uses_cuda_graphs(call):
-            raise InvalidValueError(
-                came,
-                "it is compiled to run in CUDA graphs (mode='reduce-overhead'), which replay and call nothing",
-                "give compiled='eager', or compile it without CUDA graphs",
-            )
+    in_cuda_graphs = cuda_graphs(model)
+    if in_cuda_graphs is not None:
+        raise in_cuda_graphs
+    for module, _ in _compiled(model):
         if _has_run(module):
             raise InvalidValueError(
-                came,
+                f"{_CAME} for {class_name(module)}",
                 "code of this class is compiled already, and such code does not notice hooks that come later",
                 _COMPILE_LATER,
             )
+
+
+def cuda_graphs(model: nn.Module) -> InvalidValueError | None:
+    """The error that compiled code of the model runs in CUDA graphs, if it does."""
+    for module, call in _compiled(model):
+        if _uses_cuda_graphs(call):
+            return InvalidValueError(
+                f"{_CAME} for {class_name(module)}",
+                "it is compiled to run in CUDA graphs (mode='reduce-overhead'), which replay and call nothing",
+                "give compiled='eager', or compile it without CUDA graphs",
+            )
+    return None
 
 
 def silent_layers(model: nn.Module, tags: Iterable[str]) -> InvalidValueError:

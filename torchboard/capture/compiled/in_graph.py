@@ -27,6 +27,7 @@ from torchboard.capture.compiled.checks import (
     CompiledCheck,
     RowsMet,
     check_graph_mode,
+    cuda_graphs,
     silent_layers,
 )
 from torchboard.capture.compiled.same_tensors import Place, SameTensors
@@ -151,7 +152,8 @@ class InGraph:
     ) -> None:
         check_graph_mode(model)
         _prepare_compiler()
-        self._silent: Exception | None = None
+        self._fault: Exception | None = None
+        self._ran_compiled = False
         self._taken: dict[str, None] = {}
         self._model = model
         self._backward_end = backward_end
@@ -183,7 +185,7 @@ class InGraph:
     def lost(self) -> Exception | None:
         """Which layers have lost their hook, or compiled steps showed nothing of, if there are any."""
         consequence = "and steps without them, and what was compiled in one, show nothing of these layers"
-        return hooks_taken(self._taken, consequence) or self._silent
+        return hooks_taken(self._taken, consequence) or self._fault
 
     @property
     def knows_rows(self) -> bool:
@@ -214,6 +216,8 @@ class InGraph:
         (backward_ends.add if on and compiled else backward_ends.discard)(self._backward_end)
         if on and compiled:
             self._check.begin(self._moments())
+            if not self._ran_compiled:
+                self._ran_compiled, self._fault = True, cuda_graphs(self._model)
 
     def take_off(self, key: str) -> None:
         """The hooks of one model record nothing from now on."""
@@ -274,7 +278,7 @@ class InGraph:
         return {tag_: row.moments for tag_, row in self._rows.items()}
 
     def _report(self, silent: list[str]) -> None:
-        self._silent = silent_layers(self._model, silent)
+        self._fault = self._fault or silent_layers(self._model, silent)
 
 
 backward_ends: weakref.WeakSet[BackwardEnd] = weakref.WeakSet()
