@@ -21,13 +21,14 @@ from torchboard.capture.clock import Clock, check_samples
 from torchboard.capture.embeddings import EmbeddingLayers, Metadata
 from torchboard.capture.facts import run_facts
 from torchboard.capture.metrics import PhaseMetrics, check_metric, check_metrics
-from torchboard.capture.model_watch import ModelWatch, check_watched
+from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
 from torchboard.capture.options import Capture, check_flags, check_update_freq, frequency
 from torchboard.capture.pictures.weight_images import WeightImages
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import greeting, name_of
 from torchboard.capture.recorder import TRAIN
+from torchboard.capture.watchable import check_watched
 from torchboard.errors import ClosedError, TorchboardWarning
 from torchboard.forgotten import Release
 from torchboard.hparams.sessions import start_session

@@ -10,6 +10,7 @@ import torch
 from compiled_jobs import BATCH, EPOCHS, SIZES, STEPS, WAYS, Job, bare, elements, layers_captured, watched
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from torchboard import Capture, MemorySink, Monitor
 from torchboard.errors import InvalidValueError
@@ -53,6 +54,43 @@ def test_steps_that_are_not_captured_run_compiled_without_a_hook_and_to_the_bit(
     assert all(torch.equal(mine, other) for mine, other in zip(job.model.state_dict().values(), state.values()))
     assert elements(sink, "activations") == {} and "first/weight" in elements(sink, "gradients")
     assert not any(module._forward_hooks for module in job.model.modules())
+
+
+@pytest.mark.parametrize("graph, when", [(True, 0), ("step", 0), (False, 0), ("step", 1), (True, 3)])
+def test_layers_compiled_behind_the_monitor_meet_no_hook_where_they_are_skipped(graph, when):
+    outcomes = []
+    for is_watched in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        counter, sink, breaks = CompileCounterWithBackend("aot_eager"), MemorySink(), counters["graph_break"]
+        breaks.clear()
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 2)
+        )
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        capture = Capture(every=2, compiled="skip")
+        monitor = Monitor(model, sink=sink, capture=capture, write_graph=graph) if is_watched else None
+        for number in range(5):
+            for layer in [*model][1:4] if number == when else ():
+                layer.compile(backend=counter)
+            optimizer.zero_grad()
+            model(torch.randn(5, 1, 2, 2)).sum().backward()
+            optimizer.step()
+        if monitor:
+            monitor.log_epoch()
+            monitor.close()
+        outcomes.append(
+            (counter.frame_count, dict(breaks), [weight.tolist() for weight in model.state_dict().values()])
+        )
+    assert outcomes[0] == outcomes[1] and outcomes[0][0] and not any(m._forward_pre_hooks for m in model.modules())
+    seen = elements(sink, "activations")
+    assert (
+        seen["4"] == [3 * 10]
+        and seen.get("1", [0]) == [(when + 1) // 2 * 80]
+        and "1/weight" in elements(sink, "updates")
+    )
+    assert ("__run_graph__" in sink.tags("train")) == bool(graph and when)
+    assert not [tag for tag in sink.tags("train") if tag.startswith("feature_maps")]
 
 
 def test_what_is_captured_of_a_compiled_step_is_what_an_eager_model_shows():

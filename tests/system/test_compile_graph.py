@@ -17,8 +17,8 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 
 from torchboard import Capture, MemorySink, Monitor
-from torchboard.capture.compiled.checks import NEEDED_TORCH, check_graph_mode
-from torchboard.errors import InvalidValueError, TorchboardWarning
+from torchboard.capture.compiled.checks import NEEDED_TORCH
+from torchboard.errors import TorchboardWarning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # torch's own, of a compiled layer
@@ -225,30 +225,6 @@ def test_an_exported_program_has_none_of_it():
     assert "observe" not in str(program.graph)
 
 
-def test_code_that_was_compiled_before_is_refused_at_once():
-    job = Job("model.compile()")
-    job.compile()
-    job.step()
-    for model in (
-        job.model,
-        torch.compile(Net(), backend="eager"),
-    ):  # code of a class is compiled for all its instances
-        with pytest.raises(InvalidValueError, match="Net: code of this class is compiled already.*; make the monitor"):
-            Monitor(model, sink=MemorySink(), capture=GRAPH)
-        assert not any(module._forward_hooks for module in model.modules())
-    torch._dynamo.reset()
-    Monitor(job.model, sink=MemorySink(), capture=GRAPH).close()
-
-
-def test_a_container_that_was_compiled_before_is_refused_too():
-    torch._dynamo.reset()
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    model.compile(backend="eager")
-    model(torch.randn(2, 4))
-    with pytest.raises(InvalidValueError, match="compiled already"):
-        Monitor(model, sink=MemorySink(), capture=GRAPH)
-
-
 def test_a_function_that_was_compiled_before_is_told_of_when_its_layers_stay_silent():
     job = Job("a compiled function", backend="aot_eager")
     job.compile()
@@ -331,15 +307,3 @@ def test_a_layer_that_loses_its_hook_in_a_captured_step_is_not_seen_in_compiled_
     assert taker.end() == [BATCH * SIZES["first"]], "and it is told once"
     assert elements(taker.sink, "activations")["head"] == [3 * BATCH * SIZES["head"]] * 2
     taker.monitor.close()
-
-
-def test_an_older_torch_is_refused():
-    with pytest.raises(InvalidValueError, match=r"with torch 2\.8\.0: it needs torch 2\.15; give compiled='eager'"):
-        check_graph_mode(Net(), torch.torch_version.TorchVersion("2.8.0"))
-
-
-def test_cuda_graphs_are_refused():
-    torch._dynamo.reset()
-    compiled = torch.compile(Net(), mode="reduce-overhead")
-    with pytest.raises(InvalidValueError, match="CUDA graphs.*give compiled='eager'"):
-        Monitor(compiled, sink=MemorySink(), capture=GRAPH)

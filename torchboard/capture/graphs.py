@@ -178,6 +178,11 @@ class StepGraph:
         elif not self._is_first_step and not self._is_done and self.error is None:
             self._recorder.attach()
 
+    def give_up(self) -> None:
+        """No step is recorded from now on; one that was is still there."""
+        self._is_done = True
+        self._recorder.detach()
+
     def end_step(self) -> None:
         """A training step has ended."""
         self._recorder.end()

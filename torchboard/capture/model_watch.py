@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchboard.capture.figures import Figures
-from torchboard.capture.graphs import check_write_graph
+from torchboard.capture.late_compile import LateCompile
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.modes import unseen
@@ -20,15 +20,13 @@ from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.parameters import Parameters
 from torchboard.capture.phase_graphs import PhaseGraphs, stays_compiled
-from torchboard.capture.pictures.feature_maps import FeatureMaps, check_feature_maps
+from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
 from torchboard.capture.recorder import TRAIN, Recorder
-from torchboard.capture.select import check_selectors
 from torchboard.capture.step_order import StepOrder
-from torchboard.capture.steps import StepWatcher, check_optimizer, learning_rates
+from torchboard.capture.steps import StepWatcher, learning_rates
 from torchboard.capture.weights_version import WeightsVersion
-from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eager_windows
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
@@ -40,25 +38,6 @@ class Collector(Protocol):
 
     def collect(self) -> Sequence[Pending]:
         """What there is to see now, on its way to the host."""
-
-
-def check_watched(
-    model: nn.Module, options: object, optimizer: object = None, feature_maps: object = True, graph: object = True
-) -> None:
-    """Refuses what ``ModelWatch`` cannot be made of, before there is anything that would have to be taken back.
-
-    Raises:
-        InvalidValueError: an argument is none of its kind, or does not fit the model.
-    """
-    if not isinstance(options, Capture):
-        raise InvalidValueError(
-            f"capture={options!r:.80}", "it is no Capture", "give one, such as Capture(every=100), or leave it out"
-        )
-    check_selectors(model, options)
-    if optimizer is not None:
-        check_optimizer(optimizer, model)
-    check_feature_maps(feature_maps, model)
-    check_write_graph(graph)
 
 
 class ModelWatch:
@@ -105,6 +84,8 @@ class ModelWatch:
         self._model = model
         failed = partial(self._faults.setdefault, "the graph")
         self._graphs = PhaseGraphs(model, graph, options.compiled, failed)
+        failed = partial(self._faults.setdefault, "layers")
+        self._late = LateCompile(model, options.compiled, self._leave_compiled, failed)
         self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
         self._is_idle = False
         self._runs_eagerly = False
@@ -136,6 +117,7 @@ class ModelWatch:
         if on:
             self._steps.look_again()
             self._weights.look_again()
+            self._late.look()
         if self.phase == TRAIN:
             self._recorder.arm(on)
         self._parameters.arm(on)
@@ -143,15 +125,18 @@ class ModelWatch:
             self._feature_maps.arm(on)
         waits = self._graphs.begin_step(on) or self._feature_maps is not None and self._feature_maps.waits
         self._run_eagerly(waits and self._options.compiled != "skip")
+        self._late.listen((waits or self._recorder.armed) and self.phase == TRAIN)
 
     def enter(self, phase: str, capture: bool) -> str:
         """Forward passes belong to ``phase`` from now on, and the first one is captured if asked for; gives the phase before."""
+        self._late.look()
         before, self.phase = self.phase, phase
         self._recorder.phase = phase
         self._recorder.arm(False)
         if self._parameters.armed if phase == TRAIN else capture:
             self._hook_layers()
         self._graphs.enter(phase)
+        self._late.listen(self._parameters.armed and phase == TRAIN)
         return before
 
     @contextmanager
@@ -189,6 +174,7 @@ class ModelWatch:
         What a collector raises is kept for ``errors``, and there is nothing of it.
         """
         with self.overhead:
+            self._late.look()
             self._recorder.arm(False)  # armed again, it finds layers that came since
             phases = {
                 phase: self._seen("activations", partial(self._recorder.collect, phase))
@@ -243,6 +229,7 @@ class ModelWatch:
 
     def release(self) -> None:
         """Takes every hook away."""
+        self._late.listen(False)
         self._steps.close()
         self._recorder.release()
         self._parameters.arm(False)
@@ -261,6 +248,15 @@ class ModelWatch:
         except Exception as error:  # of a user's predicate, say
             self._faults.setdefault("layers", error)
             self._recorder.arm(False)
+
+    def _leave_compiled(self) -> None:
+        """Modules have been compiled, and stay so: the hooks that sit on them and wait for passes come off."""
+        self._graphs.leave_compiled()
+        if self._feature_maps is not None:
+            self._feature_maps.arm(False)
+            self._feature_maps = None
+        if self._recorder.armed:
+            self._hook_layers()
 
     def _run_eagerly(self, on: bool) -> None:
         """Whether compiled code runs eagerly for the hooks that wait for one pass."""

@@ -52,7 +52,8 @@ class Capture:
             time, with the measuring in it. It needs torch 2.15 and a monitor that is made before the first compiled call.
             ``"skip"`` costs nothing and leaves
             such code alone: of a compiled layer there are parameters, their gradients and their updates, and of a compiled
-            model no graph and no feature maps; compile before the monitor is made, or the first call is compiled twice.
+            model no graph and no feature maps; compile the model itself before the monitor is made, or the first call is
+            compiled twice; layers, one by one, at any time.
         max_overhead: the share of the training's time that the monitor may take of the host, such as 0.01: where it takes more,
             captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first step is captured
             all the same, and what was captured is collected; what these two leave of the share, a quarter of it at least, is

@@ -68,7 +68,10 @@ class Parameters:
         self._updates = Updates()
         self._backward = BackwardNorms()
         self._overhead = overhead or Overhead()
-        self.backward_end = BackwardEnd(self._after_backward)
+        is_traced = options.compiled == "graph"  # as in Recorder
+        self.backward_end = BackwardEnd(
+            torch.compiler.disable(self._after_backward) if is_traced else self._after_backward
+        )
         self._accumulations = Accumulations(self.backward_end)
         self._hooked_version = 0
         self._waits: RemovableHandle | None = None  # on an optimizer that has hooks of the user's

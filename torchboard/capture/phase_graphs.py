@@ -38,7 +38,8 @@ class PhaseGraphs:
         self._model = model
         self._compiled = compiled
         self._failed = failed
-        wanted = write_graph and not stays_compiled(model, compiled)
+        self._stays_compiled = stays_compiled(model, compiled)
+        wanted = write_graph and not self._stays_compiled
         self._first = {TRAIN: FirstPassGraph(model, of_training=True)} if wanted else {}
         self.of_step = StepGraph(model) if write_graph == "step" and wanted else None
         self._phase = TRAIN
@@ -75,11 +76,19 @@ class PhaseGraphs:
         if before in self._first:
             self._first[before].listen(False)
         if phase in self._first:
-            self._first[phase].listen(True, phase != TRAIN or self._runs_eagerly)
-        elif self._first and not stays_compiled(self._model, self._compiled):
+            self._first[phase].listen(True, self._runs_eagerly or phase != TRAIN and not self._stays_compiled)
+        elif self._first and not self._stays_compiled:
             self._first[phase] = FirstPassGraph(self._model)
         if phase != TRAIN and phase in self._first:
             self._await_pass(self._first[phase])
+
+    def leave_compiled(self) -> None:
+        """Modules have been compiled, and stay so: nothing waits for a pass of theirs from now on."""
+        self._stays_compiled = True
+        for graph in self._first.values():
+            graph.listen(graph.waits, eagerly=False)
+        if self.of_step is not None:
+            self.of_step.give_up()
 
     @contextmanager
     def looking_away(self) -> Iterator[None]:
@@ -118,7 +127,7 @@ class PhaseGraphs:
         """Whether compiled code runs eagerly now where a graph may wait for it."""
         if self._phase != TRAIN:
             return self._awaiting is not None
-        return self._is_first_step or self._is_captured and self._compiled == "eager"
+        return self._is_first_step and not self._stays_compiled or self._is_captured and self._compiled == "eager"
 
     def _await_pass(self, graph: FirstPassGraph) -> None:
         """Compiled code runs eagerly until the passes have ended that a graph waits for."""

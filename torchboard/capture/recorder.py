@@ -62,6 +62,9 @@ class Recorder:
         backward_end: BackwardEnd | None = None,
     ) -> None:
         self._backward_end = backward_end
+        # A compiled function may call backward(): what runs in there would be compiled with it.
+        is_traced = options.compiled == "graph"
+        self._report_gradient = torch.compiler.disable(self._observe_gradient) if is_traced else self._observe_gradient
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None
@@ -246,7 +249,9 @@ class Recorder:
             if options.gradients and differentiable and not tensor.is_leaf:
                 if self._in_graph is not None and (local := observable(tensor)) is not None:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
-                tap(tensor, partial(self._observe_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
+                    if self._runs_eagerly and self.phase == TRAIN:
+                        self._in_graph.see(hook.name, suffix, tensor)
+                tap(tensor, partial(self._report_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
 
     def _observe_gradient(
         self, hook: _ForwardHook, suffix: str, window: int, read: _Read | None, gradient: Tensor | None

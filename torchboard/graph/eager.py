@@ -79,9 +79,14 @@ def eagerly() -> Iterator[None]:
 def compiled_modules(model: nn.Module) -> set[nn.Module]:
     """The modules in ``model`` that are compiled, or inside of one that is; a compiled function is not seen."""
     found: set[nn.Module] = set()
-    for module in model.modules():
+    seen, waiting = {model}, [model]
+    while waiting:
+        module = waiting.pop()
         if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
             found.update(module.modules())
+        children = [child for child in module._modules.values() if child is not None and child not in seen]
+        seen.update(children)
+        waiting += children
     return found
 
 

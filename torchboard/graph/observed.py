@@ -108,9 +108,9 @@ class GraphRecorder:
         if (running := self._running()) is not None:
             running.tape.leave(name)
 
-    def _root_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _root_begins(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         running = self._pass
-        if in_backward():
+        if in_backward() or kwargs is None:  # a hook in front of this one has taken it off
             return
         if running is not None and running.is_alive():
             self._begins("", module, args)

@@ -114,8 +114,8 @@ class StepRecorder:
             self._tape = StepTape(unwrapped(self._model), module_names(self._model))
             self._modes = modes.enter_under(self, self._tape.device_clock)
 
-    def _begins(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if in_backward() or self.error is not None:
+    def _begins(self, name: str, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if in_backward() or self.error is not None or kwargs is None:  # a hook in front of this one has taken it off
             return
         if self._tape is not None and self._tape.depth and module is unwrapped(self._model):
             self._give_up()

@@ -27,6 +27,8 @@ NEEDED_TORCH = (2, 15)
 _CAME = "Capture(compiled='graph')"
 _COMPILE_LATER = "make the monitor before the first compiled call, or call torch._dynamo.reset() before it"
 _NAMED = 4
+OUTPUTS, GRADIENTS = "activations", "activation_gradients"
+"""What the tags of rows begin with."""
 
 
 def check_graph_mode(model: nn.Module, torch_version: Any = torch.__version__) -> None:
@@ -42,30 +44,46 @@ def check_graph_mode(model: nn.Module, torch_version: Any = torch.__version__) -
             f"it needs torch {needed}",
             "give compiled='eager', which captures the same",
         )
-    for module, call in _compiled(model):
-        came = f"{_CAME} for {class_name(module)}"
-        if _uses_cuda_graphs(call):
-            raise InvalidValueError(
-                came,
-                "it is compiled to run in CUDA graphs (mode='reduce-overhead'), which replay and call nothing",
-                "give compiled='eager', or compile it without CUDA graphs",
-            )
+    in_cuda_graphs = cuda_graphs(model)
+    if in_cuda_graphs is not None:
+        raise in_cuda_graphs
+    for module, _ in _compiled(model):
         if _has_run(module):
             raise InvalidValueError(
-                came,
+                f"{_CAME} for {class_name(module)}",
                 "code of this class is compiled already, and such code does not notice hooks that come later",
                 _COMPILE_LATER,
             )
+
+
+def cuda_graphs(model: nn.Module) -> InvalidValueError | None:
+    """The error that compiled code of the model runs in CUDA graphs, if it does."""
+    for module, call in _compiled(model):
+        if _uses_cuda_graphs(call):
+            return InvalidValueError(
+                f"{_CAME} for {class_name(module)}",
+                "it is compiled to run in CUDA graphs (mode='reduce-overhead'), which replay and call nothing",
+                "give compiled='eager', or compile it without CUDA graphs",
+            )
+    return None
 
 
 def silent_layers(model: nn.Module, tags: Iterable[str]) -> InvalidValueError:
     """The error that compiled code calls no hook for the rows of these tags."""
     silent = sorted(tags)
     named = ", ".join(silent[:_NAMED]) + (", …" if len(silent) > _NAMED else "")
+    came = f"{_CAME} for {class_name(unwrapped(model))}"
+    cause = "code that was compiled before there were hooks, or that runs in a transform of torch.func"
+    if all(name.startswith(GRADIENTS) for name in silent):
+        return InvalidValueError(
+            came,
+            f"in compiled steps no gradient came to {len(silent)} outputs ({named}) from outside of their layers, as of outputs "
+            f"that their own layer alone uses, or of {cause}",
+            "give compiled='eager' to see what layers send back to outputs of their own",
+        )
     return InvalidValueError(
-        f"{_CAME} for {class_name(unwrapped(model))}",
-        f"compiled steps showed nothing of {len(silent)} outputs and gradients ({named}), as of code that was compiled before "
-        "there were hooks, or that runs in a transform of torch.func",
+        came,
+        f"compiled steps showed nothing of {len(silent)} outputs and gradients ({named}), as of {cause}",
         _COMPILE_LATER,
     )
 

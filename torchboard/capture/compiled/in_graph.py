@@ -21,7 +21,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torchboard.capture.compiled.checks import CompiledCheck, RowsMet, check_graph_mode, silent_layers
+from torchboard.capture.compiled.checks import (
+    GRADIENTS,
+    OUTPUTS,
+    CompiledCheck,
+    RowsMet,
+    check_graph_mode,
+    cuda_graphs,
+    silent_layers,
+)
+from torchboard.capture.compiled.same_tensors import Place, SameTensors
 from torchboard.capture.gradient_tap import BackwardEnd
 from torchboard.capture.models import key_of, models_in
 from torchboard.capture.modes import transformed
@@ -35,7 +44,6 @@ from torchboard.sketch.rows import TableRows
 from torchboard.sketch.table import blank_rows
 
 Eagerly = Callable[[nn.Module, tuple, Any], None]
-OUTPUTS, GRADIENTS = "activations", "activation_gradients"
 
 _library = torch.library.Library("torchboard", "FRAGMENT")
 _SCHEMA = "(Tensor(a!) counts, Tensor(b!) moments, Tensor(c!) parameters, Tensor tensor) -> ()"
@@ -74,15 +82,18 @@ class GraphHook(InertWhenCopied):
     Attributes:
         outputs: which of the layer's outputs is folded into which row, by its place in what the layer returns.
         gradients: the same for their gradients.
+        handed_on: the outputs whose gradients are folded where the tensor was returned before: in which place of this layer's
+            output, or None for another layer.
     """
 
-    __slots__ = ("_switch", "_eagerly", "outputs", "gradients")
+    __slots__ = ("_switch", "_eagerly", "outputs", "gradients", "handed_on")
 
     def __init__(self, switch: Switch, eagerly: Eagerly) -> None:
         self._switch = switch
         self._eagerly = eagerly
         self.outputs: dict[str, GraphRow] = {}
         self.gradients: dict[str, GraphRow] = {}
+        self.handed_on: dict[str, str | None] = {}
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         if not self._switch.armed:
@@ -93,32 +104,34 @@ class GraphHook(InertWhenCopied):
             return None
         if not module.training and not torch.is_grad_enabled():
             return None
-        traced = self._traced(output, "")
+        traced = self._traced(output, "", {})
         return traced if self.gradients else None
 
-    def _traced(self, value: Any, suffix: str) -> Any:
-        """The same value, each tensor of it folded, and replaced by one whose gradient will be."""
+    def _traced(self, value: Any, suffix: str, tapped: dict[str | None, Tensor]) -> Any:
+        """The same value, each tensor of it folded, and replaced by one whose gradient will be, which is put into ``tapped``."""
         if isinstance(value, Tensor):
-            return self._fold(value, suffix) if type(value) is Tensor else value
+            return self._fold(value, suffix, tapped) if type(value) is Tensor else value
         if isinstance(value, (tuple, list)):
             names = getattr(value, "_fields", range(len(value)))
-            items = [self._traced(item, f"{suffix}.{name}") for name, item in zip(names, value)]
+            items = [self._traced(item, f"{suffix}.{name}", tapped) for name, item in zip(names, value)]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if is_dataclass(value):
             names = value.keys() if isinstance(value, Mapping) else [field.name for field in fields(value)]
-            changed = {name: self._traced(getattr(value, name), f"{suffix}.{name}") for name in names}
+            changed = {name: self._traced(getattr(value, name), f"{suffix}.{name}", tapped) for name in names}
             return replace(value, **changed)
         if type(value) is dict:
-            return {key: self._traced(item, f"{suffix}.{key}") for key, item in value.items()}
+            return {key: self._traced(item, f"{suffix}.{key}", tapped) for key, item in value.items()}
         return value
 
-    def _fold(self, tensor: Tensor, suffix: str) -> Tensor:
+    def _fold(self, tensor: Tensor, suffix: str, tapped: dict[str | None, Tensor]) -> Tensor:
         row = self.outputs.get(suffix)
         if row is not None and row.counts.device == tensor.device:
             _observe_output(*row, tensor.detach())
+        if suffix in self.handed_on:
+            return tapped.get(self.handed_on[suffix], tensor)
         row = self.gradients.get(suffix)
         if row is not None and row.counts.device == tensor.device and tensor.requires_grad:
-            return _Tapped.apply(tensor, *row)
+            tensor = tapped[suffix] = _Tapped.apply(tensor, *row)
         return tensor
 
 
@@ -139,7 +152,8 @@ class InGraph:
     ) -> None:
         check_graph_mode(model)
         _prepare_compiler()
-        self._silent: Exception | None = None
+        self._fault: Exception | None = None
+        self._ran_compiled = False
         self._taken: dict[str, None] = {}
         self._model = model
         self._backward_end = backward_end
@@ -155,6 +169,7 @@ class InGraph:
         self._rows: dict[str, GraphRow] = {}
         self._unmet = False  # whether a layer could not show its outputs in the eager step
         self._check = CompiledCheck(self._report)
+        self._same = SameTensors()
 
     @property
     def armed(self) -> bool:
@@ -170,7 +185,7 @@ class InGraph:
     def lost(self) -> Exception | None:
         """Which layers have lost their hook, or compiled steps showed nothing of, if there are any."""
         consequence = "and steps without them, and what was compiled in one, show nothing of these layers"
-        return hooks_taken(self._taken, consequence) or self._silent
+        return hooks_taken(self._taken, consequence) or self._fault
 
     @property
     def knows_rows(self) -> bool:
@@ -201,6 +216,8 @@ class InGraph:
         (backward_ends.add if on and compiled else backward_ends.discard)(self._backward_end)
         if on and compiled:
             self._check.begin(self._moments())
+            if not self._ran_compiled:
+                self._ran_compiled, self._fault = True, cuda_graphs(self._model)
 
     def take_off(self, key: str) -> None:
         """The hooks of one model record nothing from now on."""
@@ -212,10 +229,21 @@ class InGraph:
             self._check.end_step()
         elif self.armed:
             self._unmet = False
+            self._share_rows()
+
+    def see(self, layer: str, suffix: str, tensor: Tensor) -> None:
+        """In an eager step: a layer has returned this tensor, whose gradient has a row."""
+        self._same.see(Place(layer, suffix), tensor)
 
     def row(self, kind: str, layer: str, suffix: str, device: torch.device) -> GraphRow | None:
-        """The row of an output or of its gradient, made when first asked for; None where it is on another device."""
-        rows = self._hooks[layer].outputs if kind == OUTPUTS else self._hooks[layer].gradients
+        """The row of an output or of its gradient, made when first asked for; None where it is on another device.
+
+        Where the gradient is folded into another one's row, this is one that nobody reads.
+        """
+        hook = self._hooks[layer]
+        rows = hook.outputs if kind == OUTPUTS else hook.gradients
+        if kind == GRADIENTS and suffix in hook.handed_on:
+            return GraphRow(*blank_rows(1, device).buffers)
         if suffix not in rows:
             rows[suffix] = self._rows[tag(kind, layer) + suffix] = GraphRow(*blank_rows(1, device).buffers)
         return rows[suffix] if rows[suffix].counts.device == device else None
@@ -238,11 +266,19 @@ class InGraph:
             if layer is not None:
                 layer._forward_hooks.pop(key, None)
 
+    def _share_rows(self) -> None:
+        """Outputs that were the same tensor in the eager step have one row for their gradient from now on."""
+        for (layer, suffix), source in self._same.take().items():
+            hook, row = self._hooks[layer], self._hooks[source.layer].gradients.get(source.suffix)
+            if row is not None and hook.gradients.pop(suffix, None) is not None:
+                hook.handed_on[suffix] = source.suffix if source.layer == layer else None
+                self._rows[tag(GRADIENTS, layer) + suffix] = row
+
     def _moments(self) -> dict[str, Tensor]:
         return {tag_: row.moments for tag_, row in self._rows.items()}
 
     def _report(self, silent: list[str]) -> None:
-        self._silent = silent_layers(self._model, silent)
+        self._fault = self._fault or silent_layers(self._model, silent)
 
 
 backward_ends: weakref.WeakSet[BackwardEnd] = weakref.WeakSet()

@@ -135,8 +135,9 @@ class FeatureMaps:
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
-    def _passes(self, key: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.keep(args, kwargs, key)
+    def _passes(self, key: str, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is not None:  # else a hook in front of this one has taken it off
+            self.keep(args, kwargs, key)
 
     def _failed(self, key: str, error: Exception) -> None:
         self.error = self.error or error
