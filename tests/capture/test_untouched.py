@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -20,27 +21,37 @@ from torchboard.errors import TorchboardWarning
 
 
 class Everything(nn.Module):
-    """Random numbers, buffers, changes in place, checkpoints, tied weights and a frozen part."""
+    """Random numbers of all kinds, state of all kinds, changes in place, checkpoints, tied weights and a frozen part."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(11, 8, max_norm=1.0)
+        self.words = nn.Embedding(999, 8, max_norm=1.0)
         self.convolve = nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU(inplace=True))
         self.attend = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.2, batch_first=True)
         self.frozen = nn.Linear(8, 8).requires_grad_(False).eval()
-        self.head = nn.Linear(8, 11, bias=False)
+        self.head = nn.Linear(8, 999, bias=False)
         self.head.weight = self.words.weight
+        self.average = nn.Parameter(torch.zeros(8), requires_grad=False)
+        self.state, self.calls, self.lengths, self.generator = torch.zeros(8), 0, [], torch.Generator()
 
     def forward(self, tokens):
+        self.calls += 1
+        self.lengths.append(tokens.shape[1] + random.random() + np.random.rand())
         x = self.convolve(self.words(tokens).transpose(1, 2)).transpose(1, 2)
         x = checkpoint(self.attend, x, use_reentrant=False)
-        return self.head(self.frozen(x))
+        self.frozen.weight.data.mul_(0.9)
+        present = x.detach().mean((0, 1)) + torch.rand(8, generator=self.generator)
+        self.state = 0.9 * self.state + present / self.calls
+        with torch.no_grad():
+            self.average.lerp_(present, 0.1)
+        return self.head(self.frozen(x)) + (self.state + self.average).mean() * self.lengths[-1]
 
 
 def trained(tmp_path, watch: bool) -> list[torch.Tensor]:
     """Everything that a training leaves: losses, weights, buffers, the optimizer's state, random numbers."""
     torch.manual_seed(0)
     np.random.seed(0)
+    random.seed(0)
     model, losses = Everything(), []
     before, modes = attributes(model), [module.training for module in model.modules()]
     monitor = None
@@ -60,7 +71,7 @@ def trained(tmp_path, watch: bool) -> list[torch.Tensor]:
     for _ in range(2):
         for _ in range(3):
             optimizer.zero_grad()
-            tokens = torch.randint(0, 11, (4, 6))
+            tokens = torch.randint(0, 999, (4, 6))
             loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.5)
@@ -81,7 +92,8 @@ def trained(tmp_path, watch: bool) -> list[torch.Tensor]:
     assert attributes(model) == before
     moments = [value for state in optimizer.state.values() for value in state.values()]
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    rest = [torch.rand(3), torch.from_numpy(np.random.rand(3))]
+    drawn = [torch.rand(3), torch.from_numpy(np.random.rand(3)), torch.tensor(random.random())]
+    rest = [*drawn, model.generator.get_state(), model.state, torch.tensor([model.calls, *model.lengths])]
     return [*losses, *model.state_dict().values(), *moments, *gradients, *rest]
 
 

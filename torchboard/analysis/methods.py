@@ -94,9 +94,9 @@ class AnalysisMethods:
         """Where a layer puts a set of examples, as points in the Projector tab, in the current phase's run and epoch.
 
         The model is run over the examples in evaluation mode and without gradients, unseen by everything that watches it,
-        and left as it was: flags, buffers, random state. A point is what the layer puts out in its first call, flat. It is
-        listed as ``activations/<layer>:<epoch>``, one for each epoch that this is called in. The caller waits for the
-        passes and for about 10 ns a number and 40 ns a pixel. On ranks that do not write no pass is made.
+        and left as it was. A point is what the layer puts out in its first call, flat. It is listed as
+        ``activations/<layer>:<epoch>``, one for each epoch that this is called in. The caller waits for the passes and
+        for about 10 ns a number and 40 ns a pixel. On ranks that do not write no pass is made.
 
         Args:
             layer: its dotted name, such as ``"head"``; the class name is that of the model itself.

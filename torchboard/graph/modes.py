@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from torchboard.graph.device_clock import DeviceClock
 from torchboard.graph.spans import Span
 from torchboard.graph.tensors import given_tensors
+from torchboard.graph.undone_writes import UndoneWrites
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
@@ -150,9 +151,14 @@ Modes = tuple[FunctionMode, OperatorMode]
 
 
 def enter(listener: Listener, device_clock: DeviceClock) -> Modes:
-    """Puts both modes on this thread's stacks; operators on devices are timed by that clock."""
+    """Puts both modes on this thread's stacks; operators on devices are timed by that clock.
+
+    The mode of a quiet pass stays above, so that its time is no operator's.
+    """
     function_mode, operator_mode = FunctionMode(listener), OperatorMode(listener, device_clock)
-    operator_mode.__enter__()
+    _put_under(
+        operator_mode, [mode for mode in _user_modes()[-1:] if isinstance(mode, UndoneWrites)], TorchDispatchMode
+    )
     function_mode.__enter__()
     return function_mode, operator_mode
 

@@ -1,7 +1,7 @@
 """The graph of one pass with all that is shown of it, and how to get one without training.
 
-``record`` makes one quiet forward pass of its own: evaluation mode, no gradients, buffers and random state left as they
-were. A ``RecordedGraph`` holds no tensor and no module; it can be printed, looked at and written by any writer.
+``record`` makes one quiet forward pass of its own: evaluation mode, no gradients, nothing left behind in the model.
+A ``RecordedGraph`` holds no tensor and no module; it can be printed, looked at and written by any writer.
 """
 
 from __future__ import annotations

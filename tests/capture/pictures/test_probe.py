@@ -17,25 +17,32 @@ from torchboard.capture.pictures.probe import Probe
 from torchboard.errors import InvalidValueError
 
 
+class Notes:
+    """What a model notes where a pass of ours does not put it back."""
+
+    def __init__(self):
+        self.taken = []
+
+
 class Takes(nn.Module):
     """Keeps what it is given, and can do so with what a function takes."""
 
     def __init__(self, takes=None, parts=()):
         super().__init__()
         self.parts = nn.ModuleList(parts)
-        self.takes, self.given = takes, []
+        self.takes, self.given = takes, Notes()
 
     def forward(self, *args, **kwargs):
         if self.takes is not None:
             self.takes(*args, **kwargs)
-        self.given.append((args, kwargs))
+        self.given.taken.append((args, kwargs))
 
 
 def example_of(*args, model=None, **kwargs):
     """What a model is given of a batch."""
     model = model or Takes()
     Probe(model, args, kwargs).run(nullcontext)
-    (given,) = model.given
+    (given,) = model.given.taken
     return given
 
 
@@ -262,10 +269,10 @@ def test_the_pass_is_under_the_autocast_of_the_training_pass():
     class Casts(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.kinds = nn.Conv2d(3, 4, 3).bfloat16(), []
+            self.conv, self.notes = nn.Conv2d(3, 4, 3).bfloat16(), Notes()
 
         def forward(self, x):
-            self.kinds.append((torch.is_autocast_cache_enabled(), self.conv(x).dtype))
+            self.notes.taken.append((torch.is_autocast_cache_enabled(), self.conv(x).dtype))
 
     model = Casts()
     maps = FeatureMaps(model, Capture(), None)
@@ -275,7 +282,7 @@ def test_the_pass_is_under_the_autocast_of_the_training_pass():
     for _ in range(2):
         (snapshot,) = maps.collect()
         assert maps.error is None and snapshot.tags == ("feature_maps/conv",)
-    assert model.kinds == [(True, torch.bfloat16), *[(False, torch.bfloat16)] * 2]
+    assert model.notes.taken == [(True, torch.bfloat16), *[(False, torch.bfloat16)] * 2]
     assert not torch.is_autocast_enabled("cpu") and torch.is_autocast_cache_enabled()
 
 

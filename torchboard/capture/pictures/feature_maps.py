@@ -63,9 +63,9 @@ class FeatureMaps:
     """Runs the model on a probe at the end of an epoch and keeps what its layers put out.
 
     The probe is the first example of the first batch that the model sees in training, or one that is given. Its pass
-    runs in evaluation mode without gradients and leaves modes, buffers and the random state as they were; a model that
-    cannot run so (it wants targets, say) is left in peace after the first try, with the reason in ``error``. Of several
-    models each has a probe and a pass of its own.
+    runs in evaluation mode without gradients and leaves no trace in the model (``quiet_pass``); a model that cannot run so
+    (it wants targets, say) is left in peace after the first try, with the reason in ``error``. Of several models each has
+    a probe and a pass of its own.
 
     Args:
         model: its convolutions, blocks and attentions are shown.

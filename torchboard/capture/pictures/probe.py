@@ -98,10 +98,10 @@ class Probe:
 
 
 def _autocast_now(model: nn.Module) -> list[torch.autocast]:
-    """Contexts in which a pass casts as one does here, on the CPU and where the parameters are; none remembers a cast weight."""
+    """Contexts in which a pass casts as one does here, on the CPU and where the parameters are."""
     kinds = sorted({"cpu", *(parameter.device.type for parameter in model.parameters())})
     return [
-        torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
+        torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         for kind in kinds
         if torch.amp.is_autocast_available(kind)
     ]
