@@ -24,10 +24,10 @@ from torchboard.capture.facts import run_facts
 from torchboard.capture.metrics import PhaseMetrics, check_metric
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
-from torchboard.capture.options import Capture, check_frequency, frequency
+from torchboard.capture.options import Capture, check_frequency, frequency, texts_of
 from torchboard.capture.pictures.weight_images import WeightImages
 from torchboard.capture.ranks.exchange import Ranks
-from torchboard.capture.ranks.pooled import greeting, name_of
+from torchboard.capture.ranks.pooled import greeting
 from torchboard.capture.recorder import TRAIN
 from torchboard.errors import ClosedError, TorchboardWarning
 from torchboard.hparams.sessions import start_session
@@ -127,7 +127,7 @@ class Monitor(AnalysisMethods, NotebookMethods):
         self._steps = as_schedule(capture.every)
         self._write_steps_per_second = write_steps_per_second
         trial = trial_of(hparams, trial_id)
-        self._ranks = Ranks(name_of(model), capture.rank_timeout, greeting(model))
+        self._ranks = Ranks(capture.rank_timeout, log_dir, greeting(model), texts_of(capture, histogram_freq))
         self._writes = writes = self._ranks.writes
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
@@ -209,13 +209,14 @@ class Monitor(AnalysisMethods, NotebookMethods):
         ``val_`` goes to the validation run, without the prefix; what is given wins over a mean),
         ``epoch_learning_rate``, ``evaluation_<name>_vs_iterations`` for those of validation, at the number of training steps,
         and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0. In a distributed job every rank
-        calls it; means are over the batches of all ranks, what is given is rank 0's, and rank 0 waits for the others.
+        calls it; means are over the batches of all ranks, what is given is rank 0's, and so is ``epoch``; rank 0 waits.
 
         Raises:
             InvalidValueError: a metric is not one real number; the epoch is not ended then.
             ClosedError: the monitor was closed.
         """
         self._check_open("log_epoch")
+        self.epoch = self._ranks.end_epoch(self.epoch, self.step, self._due)
         given = {name: check_metric(name, value) for name, value in metrics.items()}
         self._phases.end_epoch(self._epoch_metrics(given), self.epoch, self.step)
         self._write_graphs()

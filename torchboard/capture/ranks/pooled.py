@@ -33,7 +33,7 @@ from torchboard.capture.recorder import TRAIN
 from torchboard.capture.select import tag_path
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.capture.snapshot import HostCopy
-from torchboard.graph.module_names import class_name, parameter_names, unwrapped
+from torchboard.graph.module_names import parameter_names
 from torchboard.sketch import layout, merging
 from torchboard.sketch.rows import TableRows
 from torchboard.values import Pending
@@ -48,11 +48,6 @@ _BLANK = 0
 """The place of a row that stays empty."""
 
 Phases = Mapping[str, Sequence[Pending]]
-
-
-def name_of(model: nn.Module) -> str:
-    """What the monitors of one model are called on all ranks, however it is wrapped there."""
-    return class_name(unwrapped(model))
 
 
 def greeting(model: nn.Module) -> bytes:
