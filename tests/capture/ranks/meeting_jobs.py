@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from rank_jobs import Keeping, _counted_waits, _set_up
 from torch import nn
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
 from torchboard import Capture, Monitor
 from torchboard.errors import InvalidValueError, TorchboardWarning
@@ -29,6 +30,7 @@ def on_two_ranks(rank: int, directory: str) -> None:
         swapped,
         others,
         one_more,
+        pipeline,
     )
     for job in jobs:
         dist.barrier()
@@ -162,3 +164,23 @@ def others(rank: int):
 def no_dir(rank: int):
     """Only rank 0 says where to write."""
     return _train(rank, 2, lambda monitor, _: monitor.log_epoch(), log_dir=None if rank else "log of the first")
+
+
+def pipeline(rank: int):
+    """Two stages, which find the shapes of their outputs out by a pass of their own before the first of training."""
+    sink, stage = Keeping(), nn.Sequential()
+    stage.add_module(f"stage{rank}", nn.Conv1d(1, 1, 1, bias=False))
+    nn.init.ones_(stage[0].weight)
+    monitor = Monitor(stage, "pipeline", sink=sink, capture=Capture(every=1), write_graph=False)
+    made = PipelineStage(stage, rank, 2, torch.device("cpu"))
+    schedule = ScheduleGPipe(made, n_microbatches=2, loss_fn=nn.functional.mse_loss)
+    optimizer = torch.optim.SGD(stage.parameters(), 0.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        schedule.step(
+            *([torch.ones(4, 1, 3)] if rank == 0 else []), **({"target": torch.zeros(4, 1, 3)} if rank else {})
+        )
+        optimizer.step()
+    monitor.log_epoch()
+    monitor.close()
+    return sink.kept

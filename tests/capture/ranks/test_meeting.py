@@ -83,3 +83,11 @@ def test_trainings_of_their_own_in_one_job_are_not_mixed_and_told_of(two):
     assert examples(kept) == {epoch: 10 + epoch for epoch in range(4)}
     _, told, waits = torch.load(two / "others-1")
     assert len(told) == 1 and "nothing of what it sees is written" in told[0] and not waits
+
+
+def test_passes_in_which_a_pipeline_finds_shapes_out_are_no_training(two):
+    kept, _, _ = torch.load(two / "pipeline-0")
+    for stage in ("activations/stage0", "activations/stage1"):
+        _, moments, _ = kept["train", stage, 0]
+        assert moments[layout.COUNT] == 2 * 4 * 3
+        assert -moments[layout.NEGATED_MIN] == moments[layout.MAX] == 1

@@ -30,6 +30,7 @@ from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import GuardedHook, InertWhenCopied
+from torchboard.graph.job import is_probe
 from torchboard.graph.module_names import module_names
 from torchboard.graph.quiet_pass import quiet_pass
 
@@ -127,7 +128,8 @@ class FeatureMaps:
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
     def _passes(self, key: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.keep(args, kwargs, key)
+        if not is_probe():
+            self.keep(args, kwargs, key)
 
     def _failed(self, key: str, error: Exception) -> None:
         self.error = self.error or error
