@@ -123,7 +123,7 @@ class FeatureMaps:
                     quiet_pass(model, *probe)
             except Exception as error:
                 seen.views = before
-                self._failed(key, error)
+                self._failed(key, error if drawable or any(map(_attends, seen.names)) else None)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
@@ -131,7 +131,8 @@ class FeatureMaps:
         if not is_probe():
             self.keep(args, kwargs, key)
 
-    def _failed(self, key: str, error: Exception) -> None:
+    def _failed(self, key: str, error: Exception | None) -> None:
+        """There are no more pictures of a model; None where there would have been none."""
         self.error = self.error or error
         self._probes.pop(key, None)
 
