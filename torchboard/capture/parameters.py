@@ -15,6 +15,7 @@ from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
 from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
+from torchboard.capture.ranks.parts import is_localized, localized
 from torchboard.capture.select import tag, tags
 from torchboard.capture.sketches import Sketches, SketchSnapshot
 from torchboard.capture.steps import parameters_of
@@ -65,11 +66,15 @@ class Parameters:
     def lost(self) -> Exception | None:
         """Which parameters are left out, if any are."""
         wanted = self._options.parameters or self._options.gradients or self._options.updates
-        lost = [name for name, weight in parameter_names(self._model) if wanted and is_flat_shard(weight)]
+        if not wanted or not in_a_job():
+            return None
+        flat = [name for name, weight in parameter_names(self._model) if is_flat_shard(weight)]
+        lost = flat or localized(self._model)
         if not lost:
             return None
+        by = "FullyShardedDataParallel" if flat else "DistributedDataParallel over tensor parallelism"
         return InvalidValueError(
-            f"{len(lost)} parameters of a FullyShardedDataParallel",
+            f"{len(lost)} parameters of a {by}",
             "what a rank has of them does not tell which part it is",
             "shard with torch.distributed.fsdp.fully_shard, whose parts do, or leave them out with Capture(parameters=False, "
             "gradients=False, updates=False)",
@@ -156,7 +161,9 @@ class Parameters:
     def _named(self) -> list[_Named]:
         """The parameters that can be told what they are of, by name."""
         named = self._names.parameters()
-        return [entry for entry in named if not is_flat_shard(entry[1])] if in_a_job() else named
+        if not in_a_job():
+            return named
+        return [(name, weight) for name, weight in named if not is_flat_shard(weight) and not is_localized(weight)]
 
     def _read_gradients(self, optimizer: Optimizer, held: list[_Named], scale: Tensor | None) -> list[_Named]:
         """Gives those that have a gradient."""
@@ -198,6 +205,8 @@ class Parameters:
 
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
         sizes: dict[str, float] = {**self._sizes}
+        if sizes:
+            sizes |= dict.fromkeys(localized(self._model), 1.0)  # so that there is no norm without them
         sizes |= {name: elements / self._steps[name] for name, elements in self._sparse.items()}
         norms = Norms(tuple(sketches), sizes, self._backward.collect(), self._skips)
         self._sparse.clear()

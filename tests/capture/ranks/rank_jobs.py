@@ -189,9 +189,23 @@ def on_four_ranks(rank: int, directory: str) -> None:
         same = len(seen) == len(bare) and all(map(torch.equal, seen, bare))
         mesh = {"fsdp": line, "hsdp": square, "both": square["data"]}.get(name)
         torch.save((sink.kept, same, 1.0 if mesh is None else _scale_of_fsdp(mesh)), f"{directory}/{name}-{rank}")
+    torch.save(_localized(half, square), f"{directory}/localized-{rank}")
     _uneven(rank, directory)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _localized(part: slice, mesh):
+    """Tensor parallelism within data parallelism of the kind that takes the parameters out of the model."""
+
+    def prepare(model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(_split(model, mesh["model"]), device_mesh=mesh["data"])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sink, seen = watched(prepare, part)
+    same = all(map(torch.equal, seen, train(prepare(net()), part)))
+    return sink.kept, same, [str(warning.message) for warning in caught]
 
 
 def _local(parameter: Tensor) -> Tensor:
