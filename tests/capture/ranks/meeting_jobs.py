@@ -31,6 +31,7 @@ def on_two_ranks(rank: int, directory: str) -> None:
         others,
         one_more,
         pipeline,
+        empty,
     )
     for job in jobs:
         dist.barrier()
@@ -182,5 +183,17 @@ def pipeline(rank: int):
         )
         optimizer.step()
     monitor.log_epoch()
+    monitor.close()
+    return sink.kept
+
+
+def empty(rank: int):
+    """Rank 0 has nothing to train on in the first epoch."""
+    monitor, sink, step = _watched("empty")
+    dist.barrier()
+    for epoch in range(2):
+        if rank or epoch:
+            step(4)
+        monitor.log_epoch()
     monitor.close()
     return sink.kept

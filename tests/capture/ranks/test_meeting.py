@@ -91,3 +91,9 @@ def test_passes_in_which_a_pipeline_finds_shapes_out_are_no_training(two):
         _, moments, _ = kept["train", stage, 0]
         assert moments[layout.COUNT] == 2 * 4 * 3
         assert -moments[layout.NEGATED_MIN] == moments[layout.MAX] == 1
+
+
+def test_it_is_told_where_rank_0_has_nothing_to_train_on(two):
+    kept, told, _ = torch.load(two / "empty-0")
+    assert examples(kept) == {0: 4, 1: 8}
+    assert len([message for message in told if "Rank 0 saw nothing of the training" in message]) == 1
