@@ -5,26 +5,23 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 
 class Release:
-    """Calls ``action`` with its arguments once: when it is called, when nobody can reach it, or at the end of the process.
+    """Calls ``actions`` one after the other, once: when it is called, when nobody can reach it, or at the end of the process.
 
-    Unlike ``weakref.finalize`` it keeps nothing alive: an argument may lead back to whoever holds this, as a model does
+    Unlike ``weakref.finalize`` it keeps nothing alive: an action may lead back to whoever holds this, as a model does
     that holds its monitor. Errors of a call that nobody made are printed.
     """
 
-    def __init__(self, action: Callable[..., None], *arguments: Any) -> None:
-        self._action: Callable[..., None] | None = action
-        self._arguments = arguments
+    def __init__(self, *actions: Callable[[], object]) -> None:
+        self._actions = actions
         _waiting.add(self)
 
     def __call__(self) -> None:
-        action, self._action = self._action, None
-        if action is not None:
-            arguments, self._arguments = self._arguments, ()
-            action(*arguments)
+        actions, self._actions = self._actions, ()
+        for action in actions:
+            action()
 
     __del__ = __call__
 

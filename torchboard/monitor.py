@@ -23,10 +23,10 @@ from torchboard.capture.facts import run_facts
 from torchboard.capture.metrics import PhaseMetrics, check_metric, check_metrics
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.models import as_model
-from torchboard.capture.options import Capture, check_flags, check_update_freq, frequency
+from torchboard.capture.options import Capture, check_flags, check_update_freq, frequency, texts_of
 from torchboard.capture.pictures.weight_images import WeightImages
 from torchboard.capture.ranks.exchange import Ranks
-from torchboard.capture.ranks.pooled import greeting, name_of
+from torchboard.capture.ranks.pooled import greeting
 from torchboard.capture.recorder import TRAIN
 from torchboard.capture.watchable import check_watched
 from torchboard.errors import ClosedError, TorchboardWarning
@@ -36,7 +36,7 @@ from torchboard.hparams.trials import Choice, trial_of
 from torchboard.notebook import NotebookMethods
 from torchboard.phases import Phases, open_log
 from torchboard.profile.batches import Batches, BatchProfiler, batches_of
-from torchboard.run import Run, check_run_name
+from torchboard.run import check_run_name
 from torchboard.schedule import as_schedule
 from torchboard.silent import SilentWhenCopied
 from torchboard.sink.protocol import Sink
@@ -131,7 +131,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         self._steps = as_schedule(capture.every)
         self._write_steps_per_second = write_steps_per_second
         trial = trial_of(hparams, trial_id)
-        self._ranks = Ranks(name_of(model), capture.rank_timeout, greeting(model))
+        self._ranks = Ranks(capture.rank_timeout, log_dir, greeting(model), texts_of(capture, histogram_freq))
         self._writes = writes = self._ranks.writes
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
         self._phases = Phases(self._run, TRAIN)
@@ -154,7 +154,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         if write_images and writes:
             self._watch.add(WeightImages(model))
         self._profiler = BatchProfiler(profiled if writes else None, self._run, model)
-        self._release = Release(_release, self._watch, self._run, self._profiler)
+        self._release = Release(self._profiler.stop, self._watch.release, self._run.close)
         if writes:
             options = {
                 "histogram_freq": histogram_freq,
@@ -212,13 +212,14 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         ``val_`` goes to the validation run, without the prefix; what is given wins over a mean),
         ``epoch_learning_rate``, ``evaluation_<name>_vs_iterations`` for those of validation, at the number of training steps,
         and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0. In a distributed job every rank
-        calls it; means are over the batches of all ranks, what is given is rank 0's, and rank 0 waits for the others.
+        calls it; means are over the batches of all ranks, what is given is rank 0's, and so is ``epoch``; rank 0 waits.
 
         Raises:
             InvalidValueError, TagError: a metric is not one real number, or its name no tag; the epoch is not ended then.
             ClosedError: the monitor was closed.
         """
         self._check_open("log_epoch")
+        self.epoch = self._ranks.end_epoch(self.epoch, self.step, self._due)
         given = check_metrics(unnamed, metrics)
         self._phases.end_epoch(self._epoch_metrics(given), self.epoch, self.step)
         self._write_graphs()
@@ -341,10 +342,3 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
     def _check_open(self, call: str) -> None:
         if self._closed:
             raise ClosedError(f"{call}() on a closed monitor", "its hooks and files are gone", "call it before close()")
-
-
-def _release(watch: ModelWatch, run: Run, profiler: BatchProfiler) -> None:
-    """Takes every hook away and lets go of the run: at ``close``, or when the monitor is forgotten."""
-    profiler.stop()
-    watch.release()
-    run.close()

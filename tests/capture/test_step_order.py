@@ -91,6 +91,7 @@ def test_steps_within_a_step_are_part_of_it(wraps, first, every):
             monitor.log_batch()
             assert monitor.step == step + 1
         monitor.log_epoch()
+    assert [step for step, _ in sink.series("epoch_learning_rate")] == [0]
     for kind, tensors in expected.items():
         ((_, value),) = sink.series(f"{kind}/weight")
         both = torch.stack(tensors)

@@ -13,7 +13,7 @@ def test_a_directory_is_owned_until_it_is_given_back(tmp_path):
     assert not is_owned(str(tmp_path))
     owner = own(str(tmp_path))
     assert is_owned(str(tmp_path)) and is_owned(str(tmp_path))
-    with pytest.raises(RunInUseError):
+    with pytest.raises(RunInUseError, match="make the Monitor after init_process_group"):
         own(str(tmp_path))
     disown(owner)
     assert not is_owned(str(tmp_path))

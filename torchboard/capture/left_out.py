@@ -9,6 +9,7 @@ from torch import nn
 
 from torchboard.capture.figures import Figures
 from torchboard.capture.options import Capture
+from torchboard.capture.ranks.parts import localized
 from torchboard.capture.select import chosen_layers, first_names, nearest_root, scripted_layers
 from torchboard.graph.module_names import parameter_names
 from torchboard.graph.tensors import is_flat_shard
@@ -46,11 +47,9 @@ class LeftOut:
         told, self._told = self._told, True
         if told:
             return []
-        layers, parameters = "; ".join(self._layers()), [*self._parameters()]
+        layers, parameters = "; ".join(self._layers()), "; ".join(self._parameters())
         texts = left_out("layers", layers) if layers else []
-        if parameters:
-            texts += left_out("parameters", f"{_listed(parameters)} are shards of `FullyShardedDataParallel`")
-        return texts
+        return texts + (left_out("parameters", parameters) if parameters else [])
 
     def _layers(self) -> Iterator[str]:
         chosen = chosen_layers(self._model, self._options)
@@ -69,7 +68,11 @@ class LeftOut:
             yield f"outputs that are no real numbers in memory cannot be measured: {first_names(named, _NAMED)}"
 
     def _parameters(self) -> Iterator[str]:
-        return (name for name, weight in parameter_names(self._model) if is_flat_shard(weight))
+        flat = [name for name, weight in parameter_names(self._model) if is_flat_shard(weight)]
+        if flat:
+            yield f"{_listed(flat)} are shards of `FullyShardedDataParallel`"
+        if parts := localized(self._model):
+            yield f"{_listed(parts)} are parts of tensors that `DistributedDataParallel` has taken out of the model"
 
 
 def _listed(names: Iterable[str]) -> str:

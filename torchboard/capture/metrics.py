@@ -160,7 +160,7 @@ def pooled_means(totals: Totals, ranks: Ranks) -> dict[str, dict[str, float | Te
 
     A metric that some ranks do not log is the mean of those that do, and that is told once.
     """
-    posts = ranks.gather("metrics", json.dumps(totals).encode())
+    posts = ranks.gather("metrics", json.dumps(totals).encode(), from_all=True)
     everywhere: list[Totals] = [] if ranks.writes else [totals]
     read_each(posts, ranks, lambda _, post: everywhere.append(_read(post)))
     sums: dict[str, dict[str, list[tuple[float, int]]]] = {}

@@ -164,8 +164,10 @@ class ModelWatch:
             self._hook_layers()  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, float | Tensor]:
-        """Tag suffix -> learning rate, of every optimizer seen so far that has one. Never raises."""
-        return learning_rates(self._steps.live_optimizers())
+        """Tag suffix -> learning rate, of every optimizer seen so far that has one; of one that wraps another its own, if it has
+        one. Never raises."""
+        optimizers = self._steps.live_optimizers()
+        return learning_rates([one for one in optimizers if one not in self._order.inner]) or learning_rates(optimizers)
 
     def collect(self, ranks: Ranks | None = None) -> dict[str, tuple[Pending, ...]]:
         """Phase -> what was captured in it since the last call, on its way to the host.

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from torchboard.graph.eager import compiled_modules
 from torchboard.graph.hooks import GuardedHook, in_backward
+from torchboard.graph.job import is_probe
 from torchboard.graph.module_names import unwrapped
 
 _PATIENCE = 8
@@ -83,14 +84,16 @@ class NextPasses:
         self._called.add(key)
 
     def _child_begins(self, key: str, child: nn.Module, module: nn.Module, *_: Any) -> None:
-        if module is not child or key in self._called or in_backward():
+        if module is not child or key in self._called or in_backward() or is_probe():
             return
         self._calls[child] += 1
         if self._calls[child] > 1:
             self._has_run(key)
 
     def _passes(self, key: str, place: nn.Module, module: nn.Module, *_: Any) -> None:
-        if module is place and not in_backward():  # no replica of it, and no pass that a checkpoint runs again
+        if (
+            module is place and not in_backward() and not is_probe()
+        ):  # no replica of it, nor what a checkpoint runs again
             self._has_run(key)
 
     def _has_run(self, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 
 from torch import nn
 
@@ -126,6 +126,20 @@ class Capture:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def texts_of(capture: Capture, histogram_freq: int) -> dict[str, str]:
+    """What is captured, and in which epochs, by name, as texts that are alike in two processes where the options are."""
+    options = {field.name: getattr(capture, field.name) for field in fields(capture) if field.name != "rank_timeout"}
+    return {name: _text(value) for name, value in ({"histogram_freq": histogram_freq} | options).items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_text, value))})"
+    if value is None or isinstance(value, (bool, int, float, str)) or is_dataclass(value):
+        return repr(value)
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def selectors(value: Selector | Sequence[Selector] | None) -> tuple[Selector, ...]:

@@ -22,6 +22,7 @@ from torchboard.capture.modes import unseen
 from torchboard.capture.norms import Norms
 from torchboard.capture.options import Capture
 from torchboard.capture.overhead import Overhead
+from torchboard.capture.ranks.parts import is_localized, localized
 from torchboard.capture.select import tag, tags
 from torchboard.capture.sketches import Sketches, SketchSnapshot
 from torchboard.capture.steps import parameters_of
@@ -88,11 +89,15 @@ class Parameters:
     def lost(self) -> Exception | None:
         """Which parameters are left out, if any are."""
         wanted = self._options.parameters or self._options.gradients or self._options.updates
-        lost = [name for name, weight in parameter_names(self._model) if wanted and is_flat_shard(weight)]
+        if not wanted or not in_a_job():
+            return None
+        flat = [name for name, weight in parameter_names(self._model) if is_flat_shard(weight)]
+        lost = flat or localized(self._model)
         if not lost:
             return None
+        by = "FullyShardedDataParallel" if flat else "DistributedDataParallel over tensor parallelism"
         return InvalidValueError(
-            f"{len(lost)} parameters of a FullyShardedDataParallel",
+            f"{len(lost)} parameters of a {by}",
             "what a rank has of them does not tell which part it is",
             "shard with torch.distributed.fsdp.fully_shard, whose parts do, or leave them out with Capture(parameters=False, "
             "gradients=False, updates=False)",
@@ -220,7 +225,9 @@ class Parameters:
     def _named(self) -> list[_Named]:
         """The parameters that can be told what they are of, by name."""
         named = self._names.parameters()
-        return [entry for entry in named if not is_flat_shard(entry[1])] if in_a_job() else named
+        if not in_a_job():
+            return named
+        return [(name, weight) for name, weight in named if not is_flat_shard(weight) and not is_localized(weight)]
 
     def _read_gradients(self, optimizer: Optimizer, held: list[_Named], scale: Tensor | None) -> list[_Named]:
         """Gives those that have a gradient."""
@@ -264,6 +271,8 @@ class Parameters:
     def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
         elements = {name: size * self._steps[name] for name, size in self._sizes.items()} | self._sparse
         sizes = {name: count / (self._steps[name] + self._missed[name]) for name, count in elements.items()}
+        if sizes:
+            sizes |= dict.fromkeys(localized(self._model), 1.0)  # so that there is no norm without them
         norms = Norms(tuple(sketches), sizes, self._backward.collect(self._missed), self._skips)
         self._sparse.clear()
         self._sizes.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from threading import RLock
@@ -26,9 +27,11 @@ from torchboard.capture.taken import hooks_taken
 from torchboard.capture.tensors import PLAIN, observable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.hooks import InertWhenCopied, in_backward
+from torchboard.graph.job import STAGES, is_probe
 
 _Read = Callable[[Tensor], bool]
 _is_tracing = torch._C._is_tracing
+_imported = sys.modules
 TRAIN = "train"
 """The phase of the training passes."""
 
@@ -159,6 +162,8 @@ class Recorder:
         """Records one output of one layer; never raises."""
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
+                return
+            if STAGES in _imported and is_probe():
                 return
             with self._lock:
                 if self._overhead.limit is None and not any_on():

@@ -31,6 +31,7 @@ class StepOrder:
         is_late: whether the optimizer that steps now belongs to the training step before.
         stepped: the optimizers that have stepped in the present training step, by their ``id``.
         takes_more: whether an optimizer that is found now may belong to the training step that has ended.
+        inner: the optimizers that have stepped within another one's step.
     """
 
     def __init__(self, watcher: StepWatcher) -> None:
@@ -38,6 +39,7 @@ class StepOrder:
         self.is_late = False
         self.stepped: set[int] = set()
         self.takes_more = False
+        self.inner: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._watcher = watcher
         self._known = watcher.optimizers
         self._outer: weakref.ref[Optimizer] | None = None
@@ -58,6 +60,7 @@ class StepOrder:
         outer = self._outer() if self._outer is not None else None
         if outer is not None and _is_stepping(outer):
             self._inner += 1
+            self.inner.add(optimizer)
             return None
         self._outer, self._inner = weakref.ref(optimizer), 0
         known, self._known = self._known, self._watcher.optimizers

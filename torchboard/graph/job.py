@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
+
+STAGES = "torch.distributed.pipelining.stage"
+"""The module that is imported where there are pipelines."""
+_FINDS_OUT = "_prepare_forward_infra"
 
 
 def is_set_up() -> bool:
@@ -13,3 +19,17 @@ def is_set_up() -> bool:
 def in_a_job() -> bool:
     """Whether this process is one of several that ``torch.distributed`` has set up."""
     return is_set_up() and torch.distributed.get_world_size() > 1
+
+
+def is_probe() -> bool:
+    """Whether the pass that runs is one in which a stage of a pipeline finds out the shape of its outputs, on data that mean
+    nothing. Costs a look into a dict where there is no pipeline, and one at each caller's name where there is.
+    """
+    if STAGES not in sys.modules:
+        return False
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == _FINDS_OUT and frame.f_globals.get("__name__") == STAGES:
+            return True
+        frame = frame.f_back
+    return False

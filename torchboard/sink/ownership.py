@@ -36,7 +36,8 @@ def own(directory: str) -> int | None:
         raise RunInUseError(
             f"log directory {directory!r}",
             "another process is writing in it, and TensorBoard would lose data of one of the two",
-            "give this run a directory of its own, or end the other process",
+            "give this run a directory of its own, or end the other process; where that is a rank of one training, make the "
+            "Monitor after init_process_group, so that only rank 0's writes",
         ) from None
     except OSError:  # a file system without locks
         os.close(owner)

@@ -315,3 +315,21 @@ def test_what_is_not_selected_is_not_drawn():
     model = Attentive()
     shown = collected(model, torch.randn(2, 1, 8, 8), options=Capture(exclude=["*.self_attn", "net.up"]))
     assert set(shown) == {"feature_maps/net/conv", "feature_maps/layers/0"}
+
+
+class OnlyTrains(nn.Linear):
+    """Cannot be run for a picture."""
+
+    def forward(self, x):
+        assert self.training
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_pass_that_fails_is_told_of_where_it_would_have_shown_something(shown):
+    model = nn.Sequential(nn.Conv1d(1, 2, 1) if shown else nn.Identity(), OnlyTrains(4, 4))
+    feature_maps = FeatureMaps(model, Capture(), None)
+    feature_maps.arm(True)
+    model(torch.ones(2, 1, 4))
+    assert feature_maps.collect() == []
+    assert (feature_maps.error is not None) == shown

@@ -23,7 +23,8 @@ from torchboard import Capture, Monitor
 from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.overhead import Overhead
 from torchboard.capture.ranks.exchange import Ranks
-from torchboard.capture.ranks.pooled import greeting, name_of
+from torchboard.capture.ranks.mail import Mail
+from torchboard.capture.ranks.pooled import greeting
 from torchboard.capture.ranks.posts import packed
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.errors import TorchboardWarning
@@ -188,9 +189,23 @@ def on_four_ranks(rank: int, directory: str) -> None:
         same = len(seen) == len(bare) and all(map(torch.equal, seen, bare))
         mesh = {"fsdp": line, "hsdp": square, "both": square["data"]}.get(name)
         torch.save((sink.kept, same, 1.0 if mesh is None else _scale_of_fsdp(mesh)), f"{directory}/{name}-{rank}")
+    torch.save(_localized(half, square), f"{directory}/localized-{rank}")
     _uneven(rank, directory)
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _localized(part: slice, mesh):
+    """Tensor parallelism within data parallelism of the kind that takes the parameters out of the model."""
+
+    def prepare(model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(_split(model, mesh["model"]), device_mesh=mesh["data"])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sink, seen = watched(prepare, part)
+    same = all(map(torch.equal, seen, train(prepare(net()), part)))
+    return sink.kept, same, [str(warning.message) for warning in caught]
 
 
 def _local(parameter: Tensor) -> Tensor:
@@ -242,17 +257,17 @@ def _port(rank: int, directory: str) -> int:
 @contextmanager
 def _counted_waits() -> Iterator[list[str]]:
     """What is looked for in the store with patience, inside the context."""
-    keys, arrives = [], Ranks._arrives
+    keys, arrives = [], Mail.arrives
 
-    def counted(ranks: Ranks, key: str, deadline: float) -> bool:
+    def counted(mail: Mail, key: str, deadline: float) -> bool:
         keys.extend([key] if deadline > time.monotonic() else [])
-        return arrives(ranks, key, deadline)
+        return arrives(mail, key, deadline)
 
-    Ranks._arrives = counted
+    Mail.arrives = counted
     try:
         yield keys
     finally:
-        Ranks._arrives = arrives
+        Mail.arrives = arrives
 
 
 def on_two_ranks(rank: int, directory: str) -> None:
@@ -318,8 +333,9 @@ def _before_the_job_is_set_up(rank: int) -> Callable[[], object]:
 
 def _agreements(rank: int, directory: str):
     """What long messages arrive as, how often steps are captured, and where a log goes on that only rank 0 has."""
-    ranks = Ranks("agreements", 60.0)
+    ranks = Ranks(60.0)
     dist.barrier()
+    ranks.end_epoch(0, 0, captures=True)
     long = {other: (len(sent), sent[:1]) for other, sent in ranks.gather("long", bytes([rank]) * (9 << 20)).items()}
     overhead = Overhead(0.25, clock=iter([0.0, 0.0, 5.0 * rank, 10.0, 10.0]).__next__)
     overhead.affords()
@@ -327,8 +343,11 @@ def _agreements(rank: int, directory: str):
         pass
     overhead.captured()
     overhead.agree(ranks)
+    disk = Path(directory, f"disk-{rank}")
+    disk.mkdir()
+    os.chdir(disk)
     for resume in (False, True):
-        with Monitor(nn.Linear(2, 2), f"{directory}/log-{rank}", resume=resume) as monitor:
+        with Monitor(nn.Linear(2, 2), "log", resume=resume) as monitor:
             began = monitor.epoch
             monitor.log_epoch(loss=1.0)
             monitor.log_epoch(loss=1.0)
@@ -469,7 +488,7 @@ def _other_version(rank: int):
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     options = {"capture": Capture(every=1, rank_timeout=60.0, max_overhead=0.5), "feature_maps": False}
     monitor = Monitor(model, sink=sink, **options, write_graph=False) if rank == 0 else None
-    ranks = None if monitor else Ranks(name_of(model), 60.0, greeting(model))
+    ranks = None if monitor else Ranks(60.0, greeting=greeting(model))
     dist.barrier()
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     wrong = {
@@ -491,6 +510,7 @@ def _other_version(rank: int):
                 continue
             if "group" in str(posts["backward"]):
                 posts["backward"] = posts["backward"].replace(b"group", _group(model).encode())
+            ranks.end_epoch(0, 0, captures=True)
             for channel, post in posts.items():
                 ranks.gather(channel, post)
             ranks.from_first("agreed stride", b"1")
@@ -506,7 +526,7 @@ def _other_progress(rank: int, directory: str) -> tuple[list[int], list[str]]:
         warnings.simplefilter("always")
         for post in (b"{", b'{"laps": 2}', b'{"epochs": "two"}', b"[2]", b'{"epochs": 2, "purge_step": null}'):
             if rank == 0:
-                Ranks(name_of(model), 60.0, greeting(model)).from_first("progress", post)
+                Ranks(60.0, f"{directory}/nothing", greeting(model)).from_first("progress", post)
                 continue
             with Monitor(model, f"{directory}/nothing", resume=True, write_graph=False) as monitor:
                 began.append(monitor.epoch)

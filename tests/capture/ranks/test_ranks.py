@@ -27,6 +27,9 @@ EXACT = [*range(layout.SUM), layout.NEGATED_MIN, layout.MAX]
 GRADIENTS_OF_A_PART = {"ddp": 4, "fsdp": 4, "hsdp": 4, "both": 2, "tensor": 1, "dtensor": 1}
 """The loss of a part of the batch is a mean over fewer examples, by this factor."""
 
+HIDDEN = [(layer, which) for layer in ("wide", "back") for which in ("weight", "bias")]
+"""The parameters that are split."""
+
 
 def _start(job: Callable[[int, str], None], processes: int, directory: Path) -> Path:
     """Runs a process for each rank, forked from one that has imported what they need."""
@@ -99,6 +102,22 @@ def test_only_the_first_rank_writes_and_training_is_what_it_was(four, job):
     for rank in range(4):
         kept, same, _ = torch.load(four / f"{job}-{rank}")
         assert same and bool(kept) == (rank == 0)
+
+
+def test_parameters_that_were_taken_out_of_the_model_are_told_of_and_there_is_no_norm(four, whole):
+    kept, same, told = torch.load(four / "localized-0")
+    assert (
+        same and len([message for message in told if "DistributedDataParallel over tensor parallelism" in message]) == 1
+    )
+    found, expected = sketches(kept), sketches(whole)
+    seen = {name for name in expected if name[1].startswith("activation")}
+    assert seen == {name for name in found if name[1].startswith("activation")}
+    assert all(found[name][1][layout.COUNT] == expected[name][1][layout.COUNT] for name in seen)
+    hidden = {f"{kind}/{layer}/{which}" for kind in ("parameters", "gradients", "updates") for layer, which in HIDDEN}
+    assert {tag for _, tag, _ in expected.keys() - found.keys()} == hidden
+    tags = {tag for _, tag, _ in kept}
+    assert {"monitor/left_out/parameters", "monitor/left_out/gradient_norm"} <= tags
+    assert not [tag for tag in tags if tag.startswith("gradient_norm")]
 
 
 @pytest.mark.parametrize("job", ["ddp", "fsdp", "hsdp"])

@@ -29,6 +29,7 @@ from torchboard.capture.select import layers, spread, tag
 from torchboard.drawing.sheets import Heads, Sheet
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import GuardedHook, InertWhenCopied
+from torchboard.graph.job import is_probe
 from torchboard.graph.module_names import module_names
 
 _MAX_PICTURES = 100
@@ -131,15 +132,16 @@ class FeatureMaps:
             try:
                 probe.run(partial(seen.watching, models_in(self._model)[key], part, not probe.whole))
             except Exception as error:
-                self._failed(key, error)
+                self._failed(key, error if drawable or any(map(_attends, seen.names)) else None)
         pictures: list[PictureSnapshot | Figures] = [PictureSnapshot.of(seen.views)] if seen.views else []
         return pictures + self._tell(len(shown), len(drawable), seen.attentions)
 
     def _passes(self, key: str, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
-        if kwargs is not None:  # else a hook in front of this one has taken it off
+        if kwargs is not None and not is_probe():  # without them a hook in front of this one has taken it off
             self.keep(args, kwargs, key)
 
-    def _failed(self, key: str, error: Exception) -> None:
+    def _failed(self, key: str, error: Exception | None) -> None:
+        """There are no more pictures of a model; None where there would have been none."""
         self.error = self.error or error
         self._probes.pop(key, None)
 

@@ -6,34 +6,41 @@ it, waits at most ``patience`` seconds for what is missing, once for each rank t
 It works with every backend that keeps a store (all but MPI), needs no port or address of its own, and every fault of the
 store ends in a warning.
 
+Ends of epochs are numbered by how often rank 0 came to one, and rank 0 leaves the number that it comes to next. A rank that
+finds itself behind goes on with that number, and is never paired with another epoch of rank 0's.
+
 The cost, in each exchange: three short requests a rank, and its bytes once up and once down. They pass through the host of
 the store, in general rank 0's, which holds them in between.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from os import environ
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
+from torchboard.capture.ranks.mail import Mail, awaited
+from torchboard.capture.ranks.peers import Peers, listed, new_card
 from torchboard.errors import TorchboardWarning
 from torchboard.graph.job import is_set_up
 
-_CHUNK = 4 << 20
-"""Bytes of one value: a ``TCPStore`` takes 8 MiB at most."""
-_LOOK, _LONGEST_LOOK = 0.001, 0.05
-"""Seconds between looks, at first and at last."""
 _AHEAD = 2
-"""Exchanges that a rank may be ahead of rank 0."""
+"""Ends of epochs that a rank may be ahead of rank 0."""
 
-_made: Counter[str] = Counter()
-"""How many there have been of each name in this process."""
+
+class _Now(NamedTuple):
+    """Where rank 0 is: which end of an epoch it comes to next, of which epoch, and how many steps it had at the one before."""
+
+    number: int = 1
+    epoch: int | None = None
+    steps: int = -1
 
 
 class Ranks:
@@ -43,9 +50,10 @@ class Ranks:
     ``WORLD_SIZE``, as ``torchrun`` does). A failure never leaves a method.
 
     Args:
-        name: the same on all ranks; those made under one name are told apart by the order in which they are made.
         patience: seconds to wait for another rank.
+        log_dir: where the log is written, if that was said: ranks meet those of the same directory.
         greeting: what others may find out about this rank at any time.
+        options: what must be alike on all ranks, as texts; rank 0 tells of what is not.
 
     Attributes:
         writes: whether this is rank 0, whose monitor writes the log.
@@ -53,86 +61,95 @@ class Ranks:
         size: how many there are.
     """
 
-    def __init__(self, name: str, patience: float, greeting: bytes = b"") -> None:
-        self._prefix = f"torchboard/{name}/{_made[name]}"
-        _made[name] += 1
+    def __init__(
+        self, patience: float, log_dir: object = None, greeting: bytes = b"", options: Mapping[str, str] | None = None
+    ) -> None:
+        self._card = new_card(log_dir, options or {})
         self._patience = patience
         self._greeting = greeting
-        self._store: Any = None
+        self._mail: Mail | None = None
         self._alone = False
-        self._rounds: Counter[str] = Counter()
-        self._missed: dict[int, list[str]] = {}
+        self._number = 0
+        self._left: list[tuple[int, str]] = []
+        self._missed: set[int] = set()
+        self._present: dict[int, bool] = {}
         self._told: set[str] = set()
-        self._waits = True
-        self._greeted = {0}
+        self._unheard: set[str] = set()
+        self._steps = 0
+        self._is_of_another = False
         self.rank, self.size = _rank_and_size()
         self.writes = self.rank == 0
         self._join()
-        self._was_early = self._store is None
+        self._was_early = self._mail is None
 
     @property
     def several(self) -> bool:
         """Whether there are other ranks that can be reached."""
         self._join()
-        if self._store is None and not self.writes and not self._alone:
+        if self._mail is None and not self.writes and not self._alone:
             self.tell(
                 f"This process is rank {self.rank} by its environment variable RANK, and only rank 0's Monitor writes; but "
                 "torch.distributed is not set up. Unset RANK and WORLD_SIZE if this is a job of its own."
             )
-        return self._store is not None
+        return self._mail is not None
 
     @property
     def watches(self) -> bool:
         """Whether what this rank sees of the training will be written."""
         return self.writes or not self._alone
 
-    def gather(self, what: str, payload: bytes) -> dict[int, bytes]:
-        """What every rank gave, by rank, on rank 0; nothing on the others, which in general do not wait.
+    def end_epoch(self, epoch: int, steps: int, captures: bool) -> int:
+        """Begins the exchange at the end of an epoch; gives the number of the epoch, which is rank 0's.
 
-        Every rank calls it, as often as rank 0 does for the same ``what``; a rank that is some calls ahead waits until rank 0
-        follows, and a rank that does not call is missing in the answer.
+        Every rank calls it before it gives anything. Rank 0 waits here for the others; one that is some ends of epochs ahead
+        waits for rank 0. A rank that comes when rank 0 has gone on without it has come late, if rank 0 had taken as many
+        steps as it has, and what it gives is lost; if not, it has left one out, and is in the one that rank 0 ends next.
+
+        Args:
+            epoch: its number as this rank counts.
+            steps: how many steps of training there were.
+            captures: whether this rank gives more than what all give.
         """
-        number = self._next(what)
+        self._number += 1
+        if self.several:
+            with self._in_store():
+                return self._open(epoch, steps) if self.writes else self._follow(epoch, steps, captures)
+        return epoch
+
+    def gather(self, what: str, payload: bytes, from_all: bool = False) -> dict[int, bytes]:
+        """What every rank gave, by rank, on rank 0; nothing on the others, which do not wait.
+
+        Every rank calls it, once in an exchange for the same ``what``; one that does not call it is missing in the answer.
+        ``from_all`` is said of what ranks give too that capture nothing in this epoch.
+        """
         taken = {0: payload} if self.writes else {}
-        if not self.several:
-            return taken
-        try:
-            if self.writes:
-                taken |= self._take(f"{what}/{number}")
-            else:
-                self._follow(what, number)
-                self._give(f"{what}/{number}/{self.rank}", payload)
-        except RuntimeError as error:
-            self._leave(f"The ranks of this job cannot reach its store any more ({error}).")
+        if self.several:
+            with self._in_store():
+                if self.writes:
+                    taken |= self._take(
+                        what, [rank for rank, captures in self._present.items() if captures or from_all]
+                    )
+                elif not self._is_of_another:
+                    self._leave_behind(what, payload)
         return taken
 
     def from_first(self, what: str, payload: bytes) -> bytes:
         """What rank 0 gave, for which the others wait; their own payload where it did not come in time."""
-        number = self._next(what)
         if not self.several:
             return payload
-        key = f"{what}/{number}"
-        try:
+        with self._in_store():
             if self.writes:
-                self._give(key, payload)
-                if number >= _AHEAD:
-                    self._discard(f"{what}/{number - _AHEAD}")
-            elif self._arrives(key, self._deadline()):
-                self._waits = True
-                return self._read(key)
-            else:
-                self._first_is_missing()
-        except RuntimeError as error:
-            self._leave(f"The ranks of this job cannot reach its store any more ({error}).")
+                self._leave_behind(what, payload)
+            elif not self._is_of_another and self._hears(lambda: self._of_first(f"{self._number}/{what}"), what):
+                return self._mail.read(self._of_first(f"{self._number}/{what}"))
         return payload
 
     def greeting(self, rank: int) -> bytes | None:
         """What another rank said when it joined; None where it has not. Does not wait."""
-        try:
-            if self.several and self._store.check([f"here/{rank}"]):
-                return self._read(f"here/{rank}")
-        except RuntimeError as error:
-            self._leave(f"The ranks of this job cannot reach its store any more ({error}).")
+        if self.several:
+            with self._in_store():
+                place = self._peers.place(rank)
+                return None if place is None else self._mail.read(f"{place}/greeting")
         return None
 
     def tell(self, message: str) -> None:
@@ -143,123 +160,173 @@ class Ranks:
 
     # ---- rank 0
 
-    def _take(self, key: str) -> dict[int, bytes]:
-        taken, late = {}, []
+    def _open(self, epoch: int, steps: int) -> int:
+        """Finds out who is there, and says where to come next."""
+        self._present, late, absent = {}, [], []
         deadline = time.monotonic() + self._patience
         for rank in range(1, self.size):
-            if self._arrives(f"{key}/{rank}", deadline if self._is_expected(rank) else 0.0):
-                self._forgive(rank)
-                taken[rank] = self._read(f"{key}/{rank}")
-                self._discard(f"{key}/{rank}")
-            elif rank in self._greeted or self._was_early:
-                if rank not in self._missed:
-                    late.append(rank)
-                self._missed.setdefault(rank, []).append(f"{key}/{rank}")
-        absent = [rank for rank in range(1, self.size) if rank not in self._greeted and rank not in taken]
-        if absent and not self._was_early:
+            waits = rank not in self._missed
+            place = self._peers.place(rank)
+            if place is None and self._was_early and waits:
+                awaited(lambda rank=rank: self._peers.place(rank) is not None, deadline)
+                place = self._peers.place(rank)
+            if place is None and not self._was_early:
+                absent.append(rank)
+                continue
+            if place is not None and self._mail.has(last := f"{place}/{self._number - 1}/here"):
+                self._mail.discard(last)  # it came late, so it will come again
+                waits = True
+            key = f"{place}/{self._number}/here"
+            if place is not None and self._mail.arrives(key, deadline if waits else 0.0):
+                self._present[rank] = self._mail.take(key) == b"1"
+                self._missed.discard(rank)
+            else:
+                late.append(rank)
+        self._tell_of_absent(absent)
+        self._tell_of_options()
+        self._miss(late)
+        now = _Now(self._number + 1, epoch + 1, steps)
+        self._mail.give(f"{self._place}/now", json.dumps(now).encode())
+        self._take_back(before=self._number - _AHEAD)
+        return epoch
+
+    def _take(self, what: str, ranks: list[int]) -> dict[int, bytes]:
+        taken, deadline = {}, time.monotonic() + self._patience
+        for rank in ranks:
+            key = f"{self._peers.place(rank)}/{self._number}/{what}"
+            if self._mail.arrives(key, deadline):
+                taken[rank] = self._mail.take(key)
+            else:
+                del self._present[rank]
+        self._miss([rank for rank in ranks if rank not in taken])
+        return taken
+
+    def _miss(self, late: list[int]) -> None:
+        """Says once which ranks do not come."""
+        new = [rank for rank in late if rank not in self._missed]
+        self._missed.update(new)
+        if new:
             self.tell(
-                f"There is no Monitor on {_listed(absent)} of {self.size}: what these see is missing from the log. Make one on "
-                "every rank; only rank 0's writes."
-            )
-        if late:
-            self.tell(
-                f"Rank 0 waited {self._patience:g} s in log_epoch() for {_listed(late)} of {self.size}, which did not call it "
+                f"Rank 0 waited {self._patience:g} s in log_epoch() for {listed(new)} of {self.size}, which did not call it "
                 "or are gone: what they see is missing from the log. Call log_epoch() on every rank. Rank 0 will not wait for "
                 "them again unless they come."
             )
-        return taken
 
-    def _is_expected(self, rank: int) -> bool:
-        """Whether a rank is worth waiting for: it has a monitor, and came to the exchange that it was missed in, if late."""
-        if rank not in self._greeted:
-            if not self._store.check([f"here/{rank}"]):
-                return self._was_early and rank not in self._missed
-            self._greeted.add(rank)
-        if rank in self._missed and not self._store.check(self._missed[rank][:1]):
-            return False
-        self._forgive(rank)
-        return True
+    def _tell_of_absent(self, absent: list[int]) -> None:
+        none = [rank for rank in absent if rank not in self._peers.others]
+        if none:
+            self.tell(
+                f"There is no Monitor on {listed(none)} of {self.size}: what these see is missing from the log. Make one on "
+                "every rank; only rank 0's writes."
+            )
+        others = [rank for rank in absent if rank in self._peers.others]
+        if others:
+            self.tell(
+                f"The Monitor on {listed(others)} of {self.size} has another log_dir than rank 0's "
+                f"({self._peers.others[others[0]]!r}, not {self._card.log_dir!r}) and is taken for another training's: what "
+                "it sees is missing from the log. Give the same log_dir on every rank; only rank 0's writes. Trainings of "
+                "their own that share a torch.distributed job cannot be logged but rank 0's."
+            )
 
-    def _forgive(self, rank: int) -> None:
-        """Throws away what came late."""
-        for key in self._missed.pop(rank, ()):
-            if self._store.check([key]):
-                self._discard(key)
+    def _tell_of_options(self) -> None:
+        for rank, options in self._peers.options.items():
+            differ = [name for name, text in self._card.options.items() if options.get(name, text) != text]
+            if rank != self.rank and differ:
+                told = ", ".join(f"{name}={options[name]}, not {self._card.options[name]}" for name in differ)
+                self.tell(
+                    f"The Monitors of this job have other options than rank 0's ({told}): of what only some ranks capture, only "
+                    "theirs is in the log. Give the same options on every rank."
+                )
+                break
 
     # ---- the others
 
-    def _follow(self, what: str, number: int) -> None:
-        """Waits until rank 0 is no more than some exchanges behind; takes back what it has not taken in time."""
-        old = f"{what}/{number - _AHEAD}/{self.rank}"
-        deadline, pause = self._deadline(), _LOOK
-        while number >= _AHEAD and self._store.check([old]):
-            if time.monotonic() >= deadline:
-                self._discard(old)
-                return self._first_is_missing()
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOOK)
-        self._waits = True
+    def _follow(self, epoch: int, steps: int, captures: bool) -> int:
+        """Waits until rank 0 is no more than some ends of epochs behind, and says that this rank is there."""
+        self._is_of_another = self._peers.place(0) is None and 0 in self._peers.others
+        if self._is_of_another:
+            self.tell(
+                f"The Monitor on rank {self.rank} has another log_dir than rank 0's ({self._card.log_dir!r}, not "
+                f"{self._peers.others[0]!r}): nothing of what it sees is written. Give the same log_dir on every rank."
+            )
+            return epoch
+        now = self._now()
+        if now.number < self._number - 1:
+            self._hears(lambda: self._now().number >= self._number - 1, "now")
+            now = self._now()
+        if now.number > self._number:
+            self._number = now.number - (steps == now.steps and steps != self._steps)
+        self._steps = steps
+        self._take_back(before=max(now.number - 1, self._number - _AHEAD))
+        self._leave_behind("here", b"1" if captures else b"0")
+        return epoch if now.epoch is None else max(now.epoch + self._number - now.number, 0)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._patience if self._waits else 0.0
+    def _now(self) -> _Now:
+        key = self._of_first("now")
+        return _Now() if key is None else _Now(*json.loads(self._mail.read(key)))
 
-    def _first_is_missing(self) -> None:
-        self._waits = False
+    def _of_first(self, what: str) -> str | None:
+        """The key of what rank 0 left, if it is there."""
+        place = self._peers.place(0)
+        key = f"{place}/{what}"
+        return key if place is not None and self._mail.has(key) else None
+
+    def _hears(self, is_there: Callable[[], object], what: str) -> bool:
+        """Waits for rank 0, which is told of and not waited for again if it does not come."""
+        if is_there() or what not in self._unheard and awaited(is_there, time.monotonic() + self._patience):
+            self._unheard.discard(what)
+            return True
+        self._unheard.add(what)
         self.tell(
             f"Rank {self.rank} waited {self._patience:g} s for rank 0, whose Monitor writes the log and did not "
             "follow: what this rank sees may be missing. Call log_epoch() on every rank."
         )
+        return False
 
     # ---- the store
 
-    def _next(self, what: str) -> int:
-        self._rounds[what] += 1
-        return self._rounds[what] - 1
-
     def _join(self) -> None:
-        distributed = torch.distributed
-        if self._store is not None or self._alone or not is_set_up():
+        if self._mail is not None or self._alone or not is_set_up():
             return
         self.rank, self.size = _rank_and_size()
         self._alone = self.size < 2 or self.writes != (self.rank == 0)
         if self._alone:
             return
         try:
+            distributed = torch.distributed
             store = distributed.distributed_c10d._get_default_store().clone()
             store.set_timeout(timedelta(seconds=max(self._patience, 1.0)))
-            self._store = distributed.PrefixStore(self._prefix, store)
-            self._give(f"here/{self.rank}", self._greeting)
+            self._mail = Mail(distributed.PrefixStore("torchboard", store))
+            self._peers = Peers(self._card, self._mail)
+            self._place = self._peers.join(self.rank, self._greeting)
         except (RuntimeError, AttributeError, ValueError) as error:
             self._leave(f"This job has no store that its ranks could meet in ({type(error).__name__}: {error}).")
 
+    @contextmanager
+    def _in_store(self) -> Iterator[None]:
+        """A context in which a fault of the store makes this rank go on by itself."""
+        try:
+            yield
+        except Exception as error:
+            self._leave(f"The ranks of this job cannot reach its store any more ({error}).")
+
     def _leave(self, why: str) -> None:
-        self._store, self._alone = None, True
+        self._mail, self._alone = None, True
         self.tell(f"{why} From now on the log shows what rank 0 alone sees.")
 
-    def _arrives(self, key: str, deadline: float) -> bool:
-        pause = _LOOK
-        while not self._store.check([key]):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOOK)
-        return True
+    def _leave_behind(self, what: str, payload: bytes) -> None:
+        """Leaves what others take, or this rank takes back."""
+        key = f"{self._place}/{self._number}/{what}"
+        if self._number:
+            self._left.append((self._number, key))
+        self._mail.give(key, payload)
 
-    def _give(self, key: str, payload: bytes) -> None:
-        """Leaves bytes under a key, in chunks, the first one last and with their number before it."""
-        chunks = [payload[at : at + _CHUNK] for at in range(0, len(payload), _CHUNK)] or [b""]
-        for number, chunk in enumerate(chunks[1:], 1):
-            self._store.set(f"{key}/{number}", chunk)
-        self._store.set(key, b"%d\n%b" % (len(chunks), chunks[0]))
-
-    def _read(self, key: str) -> bytes:
-        chunks, _, first = self._store.get(key).partition(b"\n")
-        return b"".join([first, *(self._store.get(f"{key}/{number}") for number in range(1, int(chunks)))])
-
-    def _discard(self, key: str) -> None:
-        chunks = self._store.get(key).partition(b"\n")[0]
-        for place in (key, *(f"{key}/{number}" for number in range(1, int(chunks)))):
-            self._store.delete_key(place)
+    def _take_back(self, before: int) -> None:
+        """What is left of exchanges before one."""
+        for number, key in self._left:
+            if number < before:
+                self._mail.discard(key)
+        self._left = [left for left in self._left if left[0] >= before]
 
 
 def _rank_and_size() -> tuple[int, int]:
@@ -271,16 +338,3 @@ def _rank_and_size() -> tuple[int, int]:
     except (KeyError, ValueError):
         return 0, 1
     return (rank, size) if 0 <= rank < size else (0, 1)
-
-
-def _listed(ranks: Iterable[int]) -> str:
-    """``rank 3`` or ``ranks 1-3, 7``."""
-    spans: list[list[int]] = []
-    for rank in ranks:
-        if spans and spans[-1][1] == rank - 1:
-            spans[-1][1] = rank
-        else:
-            spans.append([rank, rank])
-    names = [f"{first}-{last}" if last > first else str(first) for first, last in spans]
-    single = len(spans) == 1 and spans[0][0] == spans[0][1]
-    return f"{'rank' if single else 'ranks'} {', '.join(names)}"

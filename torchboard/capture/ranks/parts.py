@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from torchboard.graph.module_names import parameter_names
+from torchboard.graph.job import in_a_job
+from torchboard.graph.module_names import join, module_names, parameter_names
 
 
 class Part(NamedTuple):
@@ -56,14 +57,34 @@ def ranks_of_one_batch(model: nn.Module, rank: int) -> tuple[int, ...]:
     """
     data_axes = _axes_of_fsdp(model)
     found: tuple[int, ...] = (rank,)
-    for _, parameter in parameter_names(model):
-        mesh = getattr(parameter, "device_mesh", None)
+    meshes = [getattr(parameter, "device_mesh", None) for _, parameter in parameter_names(model)]
+    for mesh in (*meshes, *localized(model).values()):
         if mesh is None or mesh.ndim <= data_axes or (at := mesh.get_coordinate()) is None:
             continue
         together = mesh.mesh[tuple(at[: int(data_axes)])].flatten()
         if together.numel() > len(found):
             found = tuple(sorted(map(int, together)))
     return found
+
+
+def localized(model: nn.Module) -> dict[str, Any]:
+    """Name -> mesh of the parameters that ``DistributedDataParallel(…, device_mesh=…)`` has taken out of a model under tensor
+    parallelism: in their place are a rank's parts, which do not tell what they are parts of, and later no parameters at all.
+    """
+    found: dict[str, Any] = {}
+    for module, name in module_names(model).items() if in_a_job() else ():
+        for key, parameter in module._parameters.items():
+            if is_localized(parameter):
+                found[join(name, key)] = parameter._st_info.mesh
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and value.requires_grad and hasattr(value, "placements"):
+                found[join(name, key)] = value.device_mesh
+    return found
+
+
+def is_localized(parameter: Tensor | None) -> bool:
+    """Whether a parameter is a rank's part of one that was taken out of the model, as ``localized`` tells."""
+    return hasattr(parameter, "_st_info")
 
 
 def _axes_of_fsdp(model: nn.Module) -> float:

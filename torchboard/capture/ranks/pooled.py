@@ -33,7 +33,7 @@ from torchboard.capture.recorder import TRAIN
 from torchboard.capture.select import tag_path
 from torchboard.capture.sketches import SketchSnapshot
 from torchboard.capture.snapshot import HostCopy
-from torchboard.graph.module_names import class_name, parameter_names, unwrapped
+from torchboard.graph.module_names import parameter_names
 from torchboard.sketch import layout, merging
 from torchboard.sketch.rows import TableRows
 from torchboard.values import Pending
@@ -48,11 +48,6 @@ _BLANK = 0
 """The place of a row that stays empty."""
 
 Phases = Mapping[str, Sequence[Pending]]
-
-
-def name_of(model: nn.Module) -> str:
-    """What the monitors of one model are called on all ranks, however it is wrapped there."""
-    return class_name(unwrapped(model))
 
 
 def greeting(model: nn.Module) -> bytes:
@@ -77,7 +72,13 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
         train = with_units(phases.get(TRAIN, ()), ranks, len(together) == 1)
         phases = {**phases, TRAIN: with_shares(train, ranks)}
         if ranks.writes:
-            phases = _with_sketches(phases, _whole_of(posts, ranks).snapshots())
+            whole = _whole_of(posts, ranks)
+            if whole.trained and ranks.rank not in whole.trained:
+                ranks.tell(
+                    "Rank 0 saw nothing of the training in an epoch in which others did: the gradients, updates and norms that "
+                    "all ranks have alike are told by rank 0, and are missing. Give rank 0 a batch in every epoch."
+                )
+            phases = _with_sketches(phases, whole.snapshots())
     return {phase: tuple(pending) for phase, pending in phases.items() if pending} if ranks.writes else {}
 
 
@@ -196,10 +197,14 @@ class _Whole:
         self._seen: set[tuple[str, ...]] = set()
         self._notes: dict[str, dict[str, str]] = {}
         self._rows = _blank(_BLANK + 1)
+        self.trained: set[int] = set()
+        """The ranks that saw any of the training."""
 
     def add(self, rank: int, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
         """Adds one rank's rows, but for those that a rank before it has given too."""
         for phase, tag, *_, note in names:
+            if phase == TRAIN and tag.startswith(_OF_THE_BATCH):
+                self.trained.add(rank)
             if note:
                 self._notes.setdefault(phase, {}).setdefault(tag, f"{note}, on rank {rank}")
         names = [tuple(name[:-1]) for name in names]
