@@ -235,7 +235,8 @@ class Parameters:
         used = [entry for entry, gradient in zip(held, gradients) if gradient is not None]
         if len(used) < len(held):
             silent = (entry for entry, gradient in zip(held, gradients) if gradient is None)
-            self._missed.update(name for name, weight in silent if weight.requires_grad)
+            counts = 1 if used else 0  # without any gradient it was no step
+            self._missed.update({name: counts for name, weight in silent if weight.requires_grad})
             gradients = [gradient for gradient in gradients if gradient is not None]
         names = tuple([name for name, _ in used])
         self._steps.update(names)
