@@ -9,7 +9,7 @@ store ends in a warning.
 Ends of epochs are numbered by how often rank 0 came to one, and rank 0 leaves the number that it comes to next. A rank that
 finds itself behind goes on with that number, and is never paired with another epoch of rank 0's.
 
-The cost, in each exchange: three short requests a rank, and its bytes once up and once down. They pass through the host of
+The cost, in each exchange: four short requests a rank, and its bytes once up and once down. They pass through the host of
 the store, in general rank 0's, which holds them in between.
 """
 
@@ -168,16 +168,16 @@ class Ranks:
             waits = rank not in self._missed
             place = self._peers.place(rank)
             if place is None and self._was_early and waits:
-                awaited(lambda rank=rank: self._peers.place(rank) is not None, deadline)
+                awaited(lambda rank=rank: self._peers.place(rank) or rank in self._peers.others, deadline)
                 place = self._peers.place(rank)
-            if place is None and not self._was_early:
-                absent.append(rank)
+            if place is None:
+                (late if self._was_early and rank not in self._peers.others else absent).append(rank)
                 continue
-            if place is not None and self._mail.has(last := f"{place}/{self._number - 1}/here"):
+            if not waits and self._mail.has(last := f"{place}/{self._number - 1}/here"):
                 self._mail.discard(last)  # it came late, so it will come again
                 waits = True
             key = f"{place}/{self._number}/here"
-            if place is not None and self._mail.arrives(key, deadline if waits else 0.0):
+            if self._mail.arrives(key, deadline if waits else 0.0):
                 self._present[rank] = self._mail.take(key) == b"1"
                 self._missed.discard(rank)
             else:
