@@ -222,10 +222,10 @@ class Ranks:
         others = [rank for rank in absent if rank in self._peers.others]
         if others:
             self.tell(
-                f"The Monitor on {listed(others)} of {self.size} has another log_dir than rank 0's "
-                f"({self._peers.others[others[0]]!r}, not {self._card.log_dir!r}) and is taken for another training's: what "
-                "it sees is missing from the log. Give the same log_dir on every rank; only rank 0's writes. Trainings of "
-                "their own that share a torch.distributed job cannot be logged but rank 0's."
+                f"No Monitor on {listed(others)} of {self.size} has rank 0's log_dir ({self._card.log_dir!r}; there is one with "
+                f"{self._peers.others[others[0]]!r}): what these see is missing from the log. Give the same log_dir on every "
+                "rank; only rank 0's writes. Trainings of their own that share a torch.distributed job cannot be logged but "
+                "rank 0's."
             )
 
     def _tell_of_options(self) -> None:
@@ -246,8 +246,8 @@ class Ranks:
         self._is_of_another = self._peers.place(0) is None and 0 in self._peers.others
         if self._is_of_another:
             self.tell(
-                f"The Monitor on rank {self.rank} has another log_dir than rank 0's ({self._card.log_dir!r}, not "
-                f"{self._peers.others[0]!r}): nothing of what it sees is written. Give the same log_dir on every rank."
+                f"No Monitor on rank 0 has the log_dir of rank {self.rank}'s ({self._card.log_dir!r}; there is one with "
+                f"{self._peers.others[0]!r}): nothing of what this rank sees is written. Give the same log_dir on every rank."
             )
             return epoch
         now = self._now()
