@@ -47,7 +47,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
     """Watches a model while it trains, and writes what TensorBoard shows.
 
     Runs are laid out as Keras lays them out: ``<log_dir>/train``, ``<log_dir>/validation``, so that their curves lie over
-    each other. In a distributed job every rank makes a monitor and calls the same; rank 0's writes, for all of them.
+    each other. In a distributed job every rank makes a monitor alike and calls the same; rank 0's writes, for all of them.
 
     Args:
         model: the model that is trained, or a dict of several (a GAN's), whose keys then begin the names of their layers.
@@ -134,7 +134,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         self._ranks = Ranks(capture.rank_timeout, log_dir, greeting(model), texts_of(capture, histogram_freq))
         self._writes = writes = self._ranks.writes
         self._run, before = open_log(log_dir, resume, on_error, sink, self._ranks)
-        self._phases = Phases(self._run, TRAIN)
+        self._phases = Phases(self._run, TRAIN, writes)
         self._metrics = PhaseMetrics()
         self.epoch, self._batch, self.step = before.epochs, before.batches, before.steps
         self._error: BaseException | None = None

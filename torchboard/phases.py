@@ -24,12 +24,14 @@ class Phases:
     Args:
         run: that of training.
         name: what that phase is called.
+        writes: False on a rank whose metrics are not written.
     """
 
-    def __init__(self, run: Run, name: str) -> None:
+    def __init__(self, run: Run, name: str, writes: bool = True) -> None:
         self._root = run.root
         self._runs = {name: run}
         self._evaluated = -1
+        self._writes = writes
 
     def run(self, phase: str) -> Run:
         """The run of a phase, below the log directory."""
@@ -39,7 +41,7 @@ class Phases:
 
     def write(self, phase: str, tag: str, metrics: dict[str, float | Tensor], step: int) -> None:
         """Writes checked metrics under ``tag``, in which ``{}`` stands for the name; nothing waits for those on a device."""
-        if metrics:
+        if metrics and self._writes:
             pairs, pending = scalars({tag.format(name): value for name, value in metrics.items()})
             self.run(phase).write(step, pairs, pending=pending)
 

@@ -9,7 +9,7 @@ store ends in a warning.
 Ends of epochs are numbered by how often rank 0 came to one, and rank 0 leaves the number that it comes to next. A rank that
 finds itself behind goes on with that number, and is never paired with another epoch of rank 0's.
 
-The cost, in each exchange: three short requests a rank, and its bytes once up and once down. They pass through the host of
+The cost, in each exchange: four short requests a rank, and its bytes once up and once down. They pass through the host of
 the store, in general rank 0's, which holds them in between.
 """
 
@@ -168,16 +168,16 @@ class Ranks:
             waits = rank not in self._missed
             place = self._peers.place(rank)
             if place is None and self._was_early and waits:
-                awaited(lambda rank=rank: self._peers.place(rank) is not None, deadline)
+                awaited(lambda rank=rank: self._peers.place(rank) or rank in self._peers.others, deadline)
                 place = self._peers.place(rank)
-            if place is None and not self._was_early:
-                absent.append(rank)
+            if place is None:
+                (late if self._was_early and rank not in self._peers.others else absent).append(rank)
                 continue
-            if place is not None and self._mail.has(last := f"{place}/{self._number - 1}/here"):
+            if not waits and self._mail.has(last := f"{place}/{self._number - 1}/here"):
                 self._mail.discard(last)  # it came late, so it will come again
                 waits = True
             key = f"{place}/{self._number}/here"
-            if place is not None and self._mail.arrives(key, deadline if waits else 0.0):
+            if self._mail.arrives(key, deadline if waits else 0.0):
                 self._present[rank] = self._mail.take(key) == b"1"
                 self._missed.discard(rank)
             else:
@@ -222,10 +222,10 @@ class Ranks:
         others = [rank for rank in absent if rank in self._peers.others]
         if others:
             self.tell(
-                f"The Monitor on {listed(others)} of {self.size} has another log_dir than rank 0's "
-                f"({self._peers.others[others[0]]!r}, not {self._card.log_dir!r}) and is taken for another training's: what "
-                "it sees is missing from the log. Give the same log_dir on every rank; only rank 0's writes. Trainings of "
-                "their own that share a torch.distributed job cannot be logged but rank 0's."
+                f"No Monitor on {listed(others)} of {self.size} has rank 0's log_dir ({self._card.log_dir!r}; there is one with "
+                f"{self._peers.others[others[0]]!r}): what these see is missing from the log. Give the same log_dir on every "
+                "rank; only rank 0's writes. Trainings of their own that share a torch.distributed job cannot be logged but "
+                "rank 0's."
             )
 
     def _tell_of_options(self) -> None:
@@ -246,8 +246,8 @@ class Ranks:
         self._is_of_another = self._peers.place(0) is None and 0 in self._peers.others
         if self._is_of_another:
             self.tell(
-                f"The Monitor on rank {self.rank} has another log_dir than rank 0's ({self._card.log_dir!r}, not "
-                f"{self._peers.others[0]!r}): nothing of what it sees is written. Give the same log_dir on every rank."
+                f"No Monitor on rank 0 has the log_dir of rank {self.rank}'s ({self._card.log_dir!r}; there is one with "
+                f"{self._peers.others[0]!r}): nothing of what this rank sees is written. Give the same log_dir on every rank."
             )
             return epoch
         now = self._now()

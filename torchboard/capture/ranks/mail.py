@@ -39,21 +39,25 @@ class Mail:
 
     def read(self, key: str) -> bytes:
         """What lies under a key, which must be there."""
-        chunks, _, first = self._store.get(key).partition(b"\n")
-        return b"".join([first, *(self._store.get(f"{key}/chunk {number}") for number in range(1, int(chunks)))])
+        return self._read(key)[0]
 
     def take(self, key: str) -> bytes:
         """The same, and it lies there no more."""
-        payload = self.read(key)
-        self.discard(key)
+        payload, keys = self._read(key)
+        for one in keys:
+            self._store.delete_key(one)
         return payload
 
     def discard(self, key: str) -> None:
         """Nothing lies under a key any more."""
         if self.has(key):
-            chunks = self._store.get(key).partition(b"\n")[0]
-            for place in (key, *(f"{key}/chunk {number}" for number in range(1, int(chunks)))):
-                self._store.delete_key(place)
+            self.take(key)
+
+    def _read(self, key: str) -> tuple[bytes, list[str]]:
+        """What lies under a key, and the keys of its chunks."""
+        chunks, _, first = self._store.get(key).partition(b"\n")
+        others = [f"{key}/chunk {number}" for number in range(1, int(chunks))]
+        return b"".join([first, *map(self._store.get, others)]), [key, *others]
 
 
 def awaited(is_there: Callable[[], object], deadline: float) -> bool:
