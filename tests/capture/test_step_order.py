@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchboard import MemorySink, Monitor
@@ -410,3 +411,24 @@ def test_batches_of_an_accumulated_step_are_none_and_nothing_is_said_to_be_missi
         assert monitor.step == 5
         monitor.log_epoch()
     assert not any(tag.startswith("monitor/left_out") for tag in sink.tags("train"))
+
+
+@pytest.mark.parametrize("in_a_closure", [False, True])
+def test_the_step_with_which_a_checkpoint_makes_the_optimizers_state_is_none(in_a_closure):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step / 4)  # the first step has a rate of 0
+    with Monitor(model, sink=sink, capture=Capture(every=100), feature_maps=False) as monitor:
+        get_optimizer_state_dict(model, optimizer)
+        assert optimizer.state and monitor.step == 0
+        for steps in range(1, 4):
+            if in_a_closure:
+                optimizer.step(lambda: backward(model))
+            else:
+                backward(model)
+                optimizer.step()
+            warmup.step()
+            assert monitor.step == steps
+        monitor.log_epoch()
+    assert sink.series("gradients/weight")[0][1].buckets[:, 2].sum() == 6
+    assert sink.series("activations/Linear")[0][1].buckets[:, 2].sum() == 8

@@ -269,7 +269,7 @@ class ModelWatch:
             eager_windows.leave()
 
     def _before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        has_ended = self._order.begin(optimizer)
+        has_ended = None if not closure and self._parameters.is_setup(optimizer) else self._order.begin(optimizer)
         if has_ended is None:
             return
         if has_ended:
@@ -288,7 +288,7 @@ class ModelWatch:
 
     def _after_step(self, optimizer: Optimizer, closure: bool) -> None:
         captured = self._captures
-        ends = self._order.end(optimizer)
+        ends = None if not closure and self._parameters.is_setup(optimizer) else self._order.end(optimizer)
         if self._reads and ends is not None:
             with self.overhead:
                 self._parameters.after_step(optimizer, closure)

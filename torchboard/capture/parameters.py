@@ -140,6 +140,14 @@ class Parameters:
         except Exception as error:
             self._fail(error)
 
+    def is_setup(self, optimizer: Optimizer) -> bool:
+        """Whether a step of this optimizer is none of training: a captured one at learning rates of 0, behind no backward pass of
+        the epoch. So ``torch.distributed.checkpoint`` has an optimizer make its state."""
+        if not self.armed or self._is_unread or not self._options.gradients:
+            return False
+        rates = [group.get("lr") for group in optimizer.param_groups]
+        return all(isinstance(rate, (int, float)) and not rate for rate in rates)
+
     def before_step(self, optimizer: Optimizer, closure: bool = False, scale: Tensor | None = None) -> None:
         """Reads the gradients of the parameters that this optimizer is about to change. Never raises.
 
