@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.gradient_tap import BackwardEnd
-from torchboard.graph.hooks import InertWhenCopied
+from torchboard.graph.hooks import InertWhenCopied, graph_task
 
 
 class Accumulations:
@@ -28,16 +28,18 @@ class Accumulations:
     Attributes:
         are_on: whether trainable parameters have hooks, but for those of a kind of its own, as shards: their gradients are not
             added to them, but put there.
-        heard: whether there was such a pass since this was set to False.
-        end: as given.
     """
 
     def __init__(self, end: BackwardEnd) -> None:
-        self.are_on = self.heard = False
-        self.end = end
-        self._hook = _Accumulates(weakref.ref(self))
+        self.are_on = False
+        self._hook = _Accumulates(weakref.ref(end))
         self._key = RemovableHandle(OrderedDict()).id
         self._hooked: list[nn.Parameter] = []
+
+    def take_heard(self) -> bool:
+        """Whether there was such a pass since the last call."""
+        heard, self._hook.heard = self._hook.heard, False
+        return heard
 
     def put_on(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Of these parameters each has a hook, and no other has."""
@@ -63,13 +65,17 @@ class Accumulations:
 class _Accumulates(InertWhenCopied):
     """What sits on a parameter. It keeps nothing alive: what hooks of parameters refer to, the garbage collector does not see."""
 
-    __slots__ = ("_accumulations",)
+    __slots__ = ("_end", "_task", "heard")
 
-    def __init__(self, accumulations: weakref.ref[Accumulations]) -> None:
-        self._accumulations = accumulations
+    def __init__(self, end: weakref.ref[BackwardEnd]) -> None:
+        self._end = end
+        self._task = -1
+        self.heard = False
 
     def __call__(self, weight: Tensor) -> None:
-        accumulations = self._accumulations()
-        if accumulations is not None:
-            accumulations.heard = True
-            accumulations.end.expect()
+        task = graph_task()
+        if task != self._task:
+            self._task, self.heard = task, True
+            end = self._end()
+            if end is not None:
+                end.expect()

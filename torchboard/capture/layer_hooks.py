@@ -105,9 +105,10 @@ class LayerHooks:
     def take_off(self, model: str | None = None) -> None:
         """No layer has, or none of one of the models; whoever took one away before has done no harm, and is noted."""
         models = self._sites.keys() - self._off if model is None else {model} - self._off
-        for name, reference, key, _ in (site for one in models for site in self._sites[one]):
-            layer = reference()
-            if layer is not None and layer._forward_hooks.pop(key, None) is None:
-                self.taken[name] = None
+        for one in models:
+            for name, reference, key, _ in self._sites[one]:
+                layer = reference()
+                if layer is not None and layer._forward_hooks.pop(key, None) is None:
+                    self.taken[name] = None
         self._off = set() if model is None else self._off | models
         self.are_on = model is not None

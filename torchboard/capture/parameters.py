@@ -127,13 +127,9 @@ class Parameters:
             return
         try:
             with self._overhead, unseen(), torch.no_grad():
-                self._met, heard = self._named(), self._accumulations.heard
-                self._accumulations.heard = False
-                if (
-                    not heard
-                    and self._accumulations.are_on
-                    and all(type(weight) is nn.Parameter for _, weight in self._met)
-                ):
+                self._met, hears = self._named(), self._accumulations.are_on
+                heard = self._accumulations.take_heard()
+                if not heard and hears and all(type(weight) is nn.Parameter for _, weight in self._met):
                     return  # it added to none, as that of ``torch.autograd.grad``
                 self._is_unread = True
                 self._backward.note(parameter for _, parameter in self._met)
