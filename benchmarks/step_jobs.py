@@ -277,7 +277,7 @@ VARIANTS: dict[str, tuple[str, Callable[..., Watch], int]] = {
 
 
 SETTLING = 3
-"""Steps that are not counted behind the beginning or the end of a watch: the first one is captured."""
+"""Steps that are not counted behind the beginning or the end of a watch, at least."""
 
 
 class Training:
@@ -323,13 +323,14 @@ class Training:
         }
 
     def on_and_off(self, steps: int) -> dict[str, dict[str, float]]:
-        """So many steps without a watch and so many with a new one, both some steps after the watch has gone or come."""
+        """So many steps without a watch and so many with a new one, both as many steps after the watch has gone or come: the
+        first one is captured, and what a beginning leaves behind is not of these steps."""
         self.watch.close()
         self.watch = self.nobody
-        self.take(SETTLING)
+        self.take(max(SETTLING, steps))
         plain = self.take(steps)
         self.watch = self.begin_watch()
-        self.take(SETTLING)
+        self.take(max(SETTLING, steps))
         return {"plain": plain, "watched": self.take(steps)}
 
     def end_epoch(self) -> dict[str, float]:
