@@ -93,6 +93,7 @@ class ModelWatch:
         self._loss_scale = LossScale()
         self._was_captured = self._reads = self._is_due = False
         actions = self._before_step, self._after_step, self._count_step
+        self._setups: set[int] = set()  # optimizers in a step that is none of the training, by their ``id``
         self._steps = StepWatcher(model, *actions, optimizer=optimizer)
         self._order = StepOrder(self._steps)
 
@@ -269,7 +270,10 @@ class ModelWatch:
             eager_windows.leave()
 
     def _before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        has_ended = None if not closure and self._parameters.is_setup(optimizer) else self._order.begin(optimizer)
+        if not closure and self._parameters.is_setup(optimizer):
+            self._setups.add(id(optimizer))
+            return
+        has_ended = self._order.begin(optimizer)
         if has_ended is None:
             return
         if has_ended:
@@ -287,8 +291,11 @@ class ModelWatch:
         return self._parameters.armed and self.phase == TRAIN
 
     def _after_step(self, optimizer: Optimizer, closure: bool) -> None:
+        if id(optimizer) in self._setups:
+            self._setups.discard(id(optimizer))
+            return
         captured = self._captures
-        ends = None if not closure and self._parameters.is_setup(optimizer) else self._order.end(optimizer)
+        ends = self._order.end(optimizer)
         if self._reads and ends is not None:
             with self.overhead:
                 self._parameters.after_step(optimizer, closure)
