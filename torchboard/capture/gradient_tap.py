@@ -34,6 +34,12 @@ def tap(output: Tensor, report: Callable[[Tensor | None], None]) -> None:
         output.register_hook(report)
 
 
+def untraced(call: Callable[..., None], compiled: str) -> Callable[..., None]:
+    """What does the same, kept from the compiler where captured steps stay compiled, as ``Capture.compiled`` says: a compiled
+    function may call ``backward()``, and what runs in there would be compiled with it."""
+    return torch.compiler.disable(call) if compiled == "graph" else call
+
+
 class BackwardEnd:
     """Tells when a backward pass has ended, the reduction of gradients over ranks included.
 

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import _disable_current_modes
+
+from torchboard.graph.undone_writes import no_modes
 
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 function_modes = torch._C._len_torch_function_stack
@@ -36,7 +37,7 @@ def any_on() -> bool:
 
 @contextmanager
 def _modes_off() -> Iterator[None]:
-    with torch._C.DisableTorchFunction(), _disable_current_modes():
+    with no_modes():
         if not transformed():
             yield
             return

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torchboard.capture.accumulation import Accumulations
 from torchboard.capture.backward_norms import BackwardNorms
 from torchboard.capture.figures import Figures
-from torchboard.capture.gradient_tap import BackwardEnd
+from torchboard.capture.gradient_tap import BackwardEnd, untraced
 from torchboard.capture.left_out import left_out
 from torchboard.capture.modes import unseen
 from torchboard.capture.norms import Norms
@@ -69,10 +69,7 @@ class Parameters:
         self._updates = Updates()
         self._backward = BackwardNorms()
         self._overhead = overhead or Overhead()
-        is_traced = options.compiled == "graph"  # as in Recorder
-        self.backward_end = BackwardEnd(
-            torch.compiler.disable(self._after_backward) if is_traced else self._after_backward
-        )
+        self.backward_end = BackwardEnd(untraced(self._after_backward, options.compiled))
         self._accumulations = Accumulations(self.backward_end)
         self._hooked_version = 0
         self._waits: RemovableHandle | None = None  # on an optimizer that has hooks of the user's

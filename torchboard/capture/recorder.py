@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
-from torchboard.capture.gradient_tap import BackwardEnd, tap
+from torchboard.capture.gradient_tap import BackwardEnd, tap, untraced
 from torchboard.capture.layer_hooks import LayerHooks
 from torchboard.capture.models import models_in
 from torchboard.capture.modes import any_on, function_modes, transformed, unseen
@@ -65,9 +65,7 @@ class Recorder:
         backward_end: BackwardEnd | None = None,
     ) -> None:
         self._backward_end = backward_end
-        # A compiled function may call backward(): what runs in there would be compiled with it.
-        is_traced = options.compiled == "graph"
-        self._report_gradient = torch.compiler.disable(self._observe_gradient) if is_traced else self._observe_gradient
+        self._report_gradient = untraced(self._observe_gradient, options.compiled)
         self._overhead = overhead or Overhead()
         self.phase = TRAIN
         self.error: Exception | None = None

@@ -16,14 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from torchboard.graph.device_clock import DeviceClock
 from torchboard.graph.spans import Span
-from torchboard.graph.tensors import given_tensors
+from torchboard.graph.tensors import given_tensors, is_plain
 from torchboard.graph.undone_writes import UndoneWrites
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _NOTHING = torch.ops.aten.is_same_size.default
 """An operator that compares two shapes and makes nothing."""
 _TRIES = 10
@@ -144,7 +143,7 @@ def _is_plain_composite(operator: Any, args: Arguments, kwargs: Keywords) -> boo
     if not torch._C._dispatch_has_kernel_for_dispatch_key(operator.name(), _COMPOSITE):
         return False
     tensors = given_tensors(args, kwargs)
-    return all(type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested for tensor in tensors)
+    return all(map(is_plain, tensors))
 
 
 Modes = tuple[FunctionMode, OperatorMode]

@@ -24,10 +24,16 @@ _ARITHMETIC = frozenset(
 )
 
 
+_TENSORS = (torch.Tensor, nn.Parameter)
 _NO_TENSORS = frozenset(
     {int, float, bool, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.Size}
 )
 """Types of what an operator is given beside tensors, so that most of it is passed over by one look."""
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of torch's own kind, whose numbers lie in one memory."""
+    return type(tensor) in _TENSORS and tensor.layout is torch.strided and not tensor.is_nested
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from torchboard.graph.tensors import given_tensors, schema_of, tensors_in
+from torchboard.graph.tensors import given_tensors, is_plain, schema_of, tensors_in
 
 _UNDECLARED = frozenset({"running_mean", "running_var"})
 """Arguments of normalisations that are written to, though their schemas do not say so."""
 _FLAGS = frozenset({"training", "use_input_stats"})
 """Arguments of theirs that say whether they are."""
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 @contextmanager
@@ -130,15 +129,11 @@ def _given(places: Iterable[tuple[int, str]], args: tuple[Any, ...], kwargs: dic
 
 
 def _memory(tensors: Iterable[Tensor]) -> set[int]:
-    return {tensor.untyped_storage()._cdata for tensor in tensors if _is_plain(tensor)}
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in _PLAIN and tensor.layout is torch.strided and not tensor.is_nested
+    return {tensor.untyped_storage()._cdata for tensor in tensors if is_plain(tensor)}
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where a tensor's numbers lie; the memory comes first. One that does not lie in one memory is told by itself."""
-    if _is_plain(tensor):
+    if is_plain(tensor):
         return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
     return (None, id(tensor))
