@@ -36,13 +36,13 @@ ROOMS = [
     "live",
     "log_dir",
     "tags",
+    "forgotten",
     "sink",
     "drawing",
     "values",
     "eventfile",
     "proto",
     "schedule",
-    "forgotten",
     "errors",
 ]
 """From what users touch down to what touches nothing: a room imports only rooms that stand behind it in this list."""

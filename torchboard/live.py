@@ -7,10 +7,11 @@ import os
 import sys
 import traceback
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchboard.errors import InvalidValueError, RunError, RunInUseError
+from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError
 from torchboard.log_dir import SCHEME, place
 from torchboard.sink.asynchronous import AsyncSink
 from torchboard.sink.branch import Branch
@@ -69,7 +70,8 @@ class Live:
         if last:
             self.sink.close()
         elif not self.closed:
-            self.sink.flush()
+            with suppress(ClosedError):  # by the last one, in another thread, just now
+                self.sink.flush()
 
 
 _books: weakref.WeakValueDictionary[str, TagBook] = weakref.WeakValueDictionary()
