@@ -324,6 +324,76 @@ def test_a_scaler_that_comes_later_is_found(counted):
     assert "gradient_norm_before_clipping" not in sink.tags("train")
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_steps_that_a_scaler_leaves_alone_say_nothing_of_those_it_skips(first):
+    model, sink = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), MemorySink()
+    scaled, alone = (torch.optim.SGD(layer.parameters(), 1e-3) for layer in model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for _ in range(50):
+            model.zero_grad()
+            scaler.scale(model(torch.ones(4, 3)).sum()).backward()
+            if first:
+                alone.step()
+            scaler.step(scaled)
+            if not first:
+                alone.step()
+            scaler.update()
+        monitor.log_epoch()
+    assert [value.value for _, value in sink.series("monitor/skipped_steps")] == [0.0]
+
+
+def test_gradients_are_not_unscaled_any_more_where_the_scaler_is_no_longer_used():
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 1e-3), torch.amp.GradScaler("cpu", growth_interval=4)
+    with Monitor(model, sink=sink, capture=Capture(every=1), feature_maps=False) as monitor:
+        for epoch in range(2):
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = model(torch.ones(4, 3)).sum()
+                (loss if epoch else scaler.scale(loss)).backward()
+                optimizer.step() if epoch else scaler.step(optimizer)
+                scaler.update() if not epoch else None
+            monitor.log_epoch()
+    assert [value.value for _, value in sink.series("gradient_norm")] == pytest.approx(
+        [(2 * 3 * 16 + 2 * 16) ** 0.5] * 2
+    )
+    assert "gradient_norm_before_clipping" not in sink.tags("train")
+    assert [value.value for _, value in sink.series("monitor/skipped_steps")] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_what_a_scaler_skipped_before_there_was_a_monitor_is_not_counted(kind):
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer, scaler = kind(model.parameters(), 1e-3), torch.amp.GradScaler("cpu")
+
+    def steps(*factors):
+        for factor in factors:
+            optimizer.zero_grad()
+            scaler.scale(model(torch.ones(4, 3)).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    steps(math.inf, math.inf, 1.0)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        steps(1.0, math.inf, 1.0)
+        monitor.log_epoch()
+    assert [value.value for _, value in sink.series("monitor/skipped_steps")] == [1.0]
+
+
+def test_the_lag_is_that_of_a_step_that_was_due_behind_counted_ones():
+    model, captured = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), []
+    optimizers = [torch.optim.SGD(layer.parameters(), 1e-3) for layer in model]
+    with Monitor(model, sink=MemorySink(), feature_maps=False, capture=Capture(every=3)) as monitor:
+        for number in range(16):
+            backward(model)
+            captured += [monitor.step] * monitor._watch._parameters.armed
+            for optimizer in optimizers[: 1 + (number == 2)]:
+                optimizer.step()
+            model.zero_grad()
+    assert captured[-3:] == [3, 7, 11]
+
+
 @pytest.mark.parametrize("with_batches", [True, False])
 @pytest.mark.parametrize("turn", [2, 5, 10])
 def test_an_optimizer_whose_turn_never_falls_on_a_captured_step_is_met_all_the_same(turn, with_batches):

@@ -95,6 +95,25 @@ def test_batches_whose_gradients_are_accumulated_are_no_steps():
     assert steps_of(model, train, every=1)[0] == BATCHES // 3
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["is thawed", "is frozen"])
+def test_an_epoch_at_whose_start_the_first_layer_changes_its_state_has_its_steps(frozen):
+    model, sink = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 2)), MemorySink()
+    model[0].requires_grad_(not frozen)
+    optimizer = sgd(model)
+    with Monitor(model, sink=sink, feature_maps=False) as monitor:
+        for _ in range(2):
+            for batch in range(8):
+                model(torch.randn(5, 4)).square().mean().backward()
+                if batch % 4 == 3:
+                    optimizer.step()
+                monitor.log_batch()
+            monitor.log_epoch()
+            model[0].requires_grad_(frozen)
+        assert monitor.step == 4
+    assert [value.buckets[:, 2].sum() for _, value in sink.series("activations/0")] == [4 * 5 * 6] * 2
+    assert [step for step, _ in sink.series("gradients/1/weight")] == [0, 1]
+
+
 def test_layers_that_come_and_go_between_batches_are_no_steps():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     version = WeightsVersion(model)

@@ -47,17 +47,17 @@ class LossScale:
     def before_step(self, optimizer: Optimizer, captured: bool = True) -> Tensor | None:
         """Notes the scale that this step was taken with; gives it, on its device, or None where no scaler steps it.
 
-        An optimizer that no scaler has stepped so far is looked at again in captured steps.
+        An optimizer that no scaler stepped the last time is looked at again in captured steps.
         """
         reference, scaled = self._scaled.get(id(optimizer), (None, False))
-        if reference is None or reference() is not optimizer or captured and not scaled:
-            scaled = self._find()
-            known = {key: entry for key, entry in self._scaled.items() if entry[0]() is not None}
-            self._scaled = {**known, id(optimizer): (weakref.ref(optimizer), scaled)}
-        if self._scaler is None:
-            return None
-        scale = self._note()
-        return scale if scaled else None
+        known = reference is not None and reference() is optimizer
+        if not known or scaled or captured:
+            is_scaled = self._find(optimizer)
+            if not known or is_scaled != scaled:
+                others = {key: entry for key, entry in self._scaled.items() if entry[0]() is not None}
+                self._scaled = {**others, id(optimizer): (weakref.ref(optimizer), is_scaled)}
+            return self._note() if is_scaled else None
+        return None
 
     def collect(self) -> list[SkippedSteps]:
         """How many steps were skipped since the last call, on its way to the host."""
@@ -75,8 +75,8 @@ class LossScale:
         live = [optimizer for optimizer in scaled if optimizer is not None]
         return len(live) == 1 and not getattr(live[0], "_step_supports_amp_scaling", False)
 
-    def _find(self) -> bool:
-        """Whether a scaler is stepping right now; the first one is the one that is watched."""
+    def _find(self, optimizer: Optimizer) -> bool:
+        """Whether a scaler is stepping the optimizer right now; the first one is the one that is watched."""
         frame = sys._getframe(1)
         for _ in range(_FRAMES):
             frame = frame.f_back
@@ -88,15 +88,16 @@ class LossScale:
                     if not scaler.is_enabled():
                         return False
                     if self._scaler is None:
-                        self._watch(scaler)
+                        self._watch(scaler, optimizer)
                     return self._scaler() is scaler
         return False
 
-    def _watch(self, scaler: GradScaler) -> None:
+    def _watch(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         factors = scaler.get_growth_factor(), scaler.get_backoff_factor()
         self._rules = _Rules(*factors, scaler.get_growth_interval())
         self._scaler = weakref.ref(scaler)
-        self._start = (scaler._init_scale, scaler._init_growth_tracker)
+        if not optimizer.state:  # else it has stepped before, and what the scaler skipped then is not ours to count
+            self._start = (scaler._init_scale, scaler._init_growth_tracker)
 
     def _note(self) -> Tensor | None:
         scaler = self._scaler and self._scaler()
@@ -135,7 +136,7 @@ class SkippedSteps(Snapshot):
 
     def settle(self) -> Iterable[tuple[str, Value]]:
         (notes,) = self.copy.wait()
-        if self.start is not None:
+        if self.start is not None and not notes[0, 1] > self.start[1]:  # no good step lies before the first note
             notes = np.concatenate([np.array([self.start], notes.dtype), notes])
         good = chain([0], repeat(1)) if self.follow_good_steps else repeat(None)
         skipped = sum(_skipped(*pair, self.rules, steps) for *pair, steps in zip(notes, notes[1:], good))

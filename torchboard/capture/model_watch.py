@@ -317,6 +317,7 @@ class ModelWatch:
         except Exception as error:
             is_next = self._schedule_failed(error)
         if is_next:
+            self._is_due = isinstance(self._options.every, int)
             with unseen():
                 self.arm(True)
         self._order.takes_more, self._was_captured = True, False

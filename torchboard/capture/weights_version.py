@@ -23,7 +23,7 @@ class WeightsVersion:
         self._model = weakref.ref(model)
         self._owner: weakref.ref[nn.Module] | None = None
         self._key = ""
-        self._version = (0, 0)
+        self._seen: tuple[weakref.ref[Tensor], int] | None = None
         self._all: list[weakref.ref[Tensor]] = []
         self._total: int | None = None
         self._unmoved = 0.0
@@ -46,8 +46,9 @@ class WeightsVersion:
         weight = owner._parameters[self._key] if owner is not None and self._key in owner._parameters else None
         if weight is None or not weight.requires_grad:
             weight = self._look()
-        before, self._version = self._version, (0, 0) if weight is None else (id(weight), weight._version)
-        written = self._version != before
+        before, self._seen = self._seen, None if weight is None else (weakref.ref(weight), weight._version)
+        last = None if before is None else before[0]()  # not always the first one now: some may be frozen since
+        written = last is not None and last._version != before[1]
         if self._captured if reported else self._total is not None:
             known, total = self._all, self._total
             self._total = self._sum()
