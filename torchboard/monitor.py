@@ -210,9 +210,10 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
 
         Writes ``epoch_<name>`` for the means of the batch metrics and for the metrics given here (a key that starts with
         ``val_`` goes to the validation run, without the prefix; what is given wins over a mean),
-        ``epoch_learning_rate``, ``evaluation_<name>_vs_iterations`` for those of validation, at the number of training steps,
-        and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0. In a distributed job every rank
-        calls it; means are over the batches of all ranks, what is given is rank 0's, and so is ``epoch``; rank 0 waits.
+        ``epoch_learning_rate`` as the last step used it, ``evaluation_<name>_vs_iterations`` for those of validation, at the
+        number of training steps, and, every ``histogram_freq`` epochs, histograms and feature maps. Epochs count from 0. In a
+        distributed job every rank calls it; means are over the batches of all ranks, what is given is rank 0's, and so is
+        ``epoch``; rank 0 waits.
 
         Raises:
             InvalidValueError, TagError: a metric is not one real number, or its name no tag; the epoch is not ended then.
@@ -305,7 +306,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         """The first step of an epoch that writes histograms is always captured."""
         self._due = self._ranks.watches and self._histograms(self.epoch)
         self._clock.epoch()
-        self._watch.arm(self._due)
+        self._watch.begin_epoch(self._due)
 
     def _step_ended(self) -> bool:
         self.step += 1
@@ -336,7 +337,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         for lost, error in (*self._watch.errors(), ("embeddings", self._embeddings.error)):
             if error is not None and lost not in self._warned:
                 self._warned.add(lost)
-                message = f"{lost} of this model cannot be captured and are left out ({type(error).__name__}: {error})"
+                message = f"{lost} of this model cannot be captured: left out ({type(error).__name__}: {error})"
                 warnings.warn(message, TorchboardWarning, stacklevel=3)
 
     def _check_open(self, call: str) -> None:

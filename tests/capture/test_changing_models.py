@@ -29,6 +29,48 @@ def test_a_layer_replaced_or_added_between_captured_steps_is_seen_from_the_next_
     assert elements(sink, "activations/0/2") == 5 and elements(sink, "activations/0/1") == 2
 
 
+def grow(model):
+    model.insert(1, nn.Linear(2, 6))
+    model.insert(2, nn.Linear(6, 2))
+
+
+def new_head(model):
+    model[1] = nn.Linear(2, 5)
+
+
+@pytest.mark.parametrize("compiled", ["eager", "skip"])
+@pytest.mark.parametrize("behind", ["Monitor", "log_epoch", "validation"])
+@pytest.mark.parametrize(
+    ("change", "widths"), [(grow, [2, 6, 2, 3]), (new_head, [2, 5]), (lambda model: model.pop(1), [2])]
+)
+def test_what_is_done_to_a_model_before_the_first_pass_of_an_epoch_is_seen_in_it(change, widths, behind, compiled):
+    model, sink = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3)), MemorySink()
+    options = {"feature_maps": False, "capture": Capture(compiled=compiled)}
+
+    def epoch():
+        for _ in range(5):
+            model(torch.ones(4, 3)).sum().backward()
+            torch.optim.SGD(model.parameters(), 0.1).step()
+
+    with Monitor(model, sink=sink, **options) as monitor:
+        if behind != "Monitor":
+            epoch()
+            monitor.log_epoch()
+        if behind == "validation":
+            with monitor.phase("validation"), torch.no_grad():
+                model(torch.ones(4, 3))
+        change(model)
+        epoch()
+        monitor.log_epoch()
+        last = monitor.epoch - 1
+    for kind in ("activations", "activation_gradients"):
+        seen = {tag: dict(sink.series(tag, "train")) for tag in sink.tags("train") if tag.startswith(f"{kind}/")}
+        counts = {tag: points[last].buckets[:, 2].sum() for tag, points in seen.items() if last in points}
+        counts.pop(f"{kind}/Sequential")
+        assert counts == {f"{kind}/{layer}": 4 * width for layer, width in enumerate(widths)}
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 def test_a_hook_that_was_removed_is_back_in_the_next_captured_step():
     model, sink = nn.Linear(3, 2), MemorySink()
     with Monitor(model, sink=sink, capture=Capture(every=1), feature_maps=False) as monitor:

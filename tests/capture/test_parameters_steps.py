@@ -13,7 +13,7 @@ from torchboard import MemorySink, Monitor
 from torchboard.capture.model_watch import ModelWatch
 from torchboard.capture.options import Capture
 from torchboard.capture.parameters import Parameters
-from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.steps import StepWatcher
 from torchboard.capture.weights_version import WeightsVersion
 from torchboard.errors import TorchboardWarning
 from torchboard.sketch.table import SketchTable
@@ -33,8 +33,8 @@ class Watch:
     def after(self, optimizer, closure):
         self.calls.append(("after", optimizer, closure))
 
-    def counted(self):
-        self.calls.append(("counted",))
+    def counted(self, optimizer):
+        self.calls.append(("counted", optimizer))
 
 
 def backward(model):
@@ -121,7 +121,7 @@ def test_steps_of_a_lone_optimizer_are_counted_until_another_one_steps():
     backward(model)
     first.step()
     first.step()
-    assert watch.calls == [("counted",), ("counted",)]
+    assert watch.calls == [("counted", first)] * 2
     second.step()
     assert watch.watcher.resting is None and watch.watcher.rest() is None
     first.step()
@@ -317,51 +317,6 @@ def test_a_step_inside_the_backward_pass_is_no_boundary():
     version = WeightsVersion(model)
     backward(model)
     assert watch.calls == [] and version.changed() and not version.changed()
-
-
-def rates(*groups, names=()):
-    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(4)]
-    named = [
-        {"params": [parameters[i]], "lr": lr, **({"name": names[i]} if names else {})} for i, lr in enumerate(groups)
-    ]
-    return torch.optim.SGD(named, lr=1.0)
-
-
-def test_learning_rates_are_told_apart_by_group_and_optimizer():
-    assert learning_rates([rates(0.1)]) == {"": 0.1}
-    assert learning_rates([rates(0.1, 0.2)]) == {"_0": 0.1, "_1": 0.2}
-    assert learning_rates([rates(0.1, 0.2, names=("body", "head"))]) == {"_body": 0.1, "_head": 0.2}
-    assert learning_rates([rates(0.1), rates(0.2)]) == {"_SGD": 0.1, "_SGD_2": 0.2}
-    assert learning_rates([]) == {}
-
-
-@pytest.mark.parametrize("value", [None, "auto", [0.1], torch.ones(2), torch.ones((), device="meta"), 1j], ids=str)
-def test_a_learning_rate_that_is_no_number_is_left_out_and_loses_no_metric(value):
-    model, sink = nn.Linear(3, 2), MemorySink()
-    optimizer = torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}], 0.1)
-    with Monitor(model, sink=sink) as monitor:
-        for _ in range(2):
-            backward(model)
-            optimizer.step()
-            monitor.log_batch(loss=1.0)
-            optimizer.param_groups[0]["lr"] = value
-            monitor.log_epoch()
-            optimizer.param_groups[0]["lr"] = torch.tensor([0.5])
-    assert [point.value for _, point in sink.series("epoch_loss")] == [1.0, 1.0]
-    assert [point.value for _, point in sink.series("epoch_learning_rate_1")] == [0.1, 0.1]
-    assert "epoch_learning_rate_0" not in sink.tags()
-    assert learning_rates([optimizer]) == {"_0": 0.5, "_1": 0.1}
-
-
-def test_an_optimizer_without_a_learning_rate_takes_no_name_from_another():
-    first, second = rates(None), rates(0.2)
-    assert learning_rates([first, second]) == {"_SGD_2": 0.2}
-    first.param_groups[0]["lr"] = 0.1
-    assert learning_rates([first, second]) == {"_SGD": 0.1, "_SGD_2": 0.2}
-
-
-def test_a_group_with_a_name_that_no_file_holds_has_its_number():
-    assert learning_rates([rates(0.1, 0.2, names=("x\ud800", "head"))]) == {"_0": 0.1, "_head": 0.2}
 
 
 def test_a_step_that_raised_leaves_no_update_behind():

@@ -11,8 +11,9 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchboard.capture.faults import Faults
 from torchboard.capture.figures import Figures
-from torchboard.capture.late_compile import LateCompile
+from torchboard.capture.late_changes import LateChanges
 from torchboard.capture.left_out import LeftOut
 from torchboard.capture.loss_scale import LossScale
 from torchboard.capture.modes import unseen
@@ -23,11 +24,12 @@ from torchboard.capture.phase_graphs import PhaseGraphs, stays_compiled
 from torchboard.capture.pictures.feature_maps import FeatureMaps
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.pooled import pooled
+from torchboard.capture.rates import LearningRates, rate_of
 from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.step_order import StepOrder
-from torchboard.capture.steps import StepWatcher, learning_rates
+from torchboard.capture.steps import StepWatcher
 from torchboard.capture.weights_version import WeightsVersion
-from torchboard.graph.eager import eager_windows
+from torchboard.graph.eager import eager_windows, eagerly
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
 from torchboard.values import Pending, Scalar
@@ -73,19 +75,17 @@ class ModelWatch:
     ) -> None:
         self._owner, self._asks = weakref.ref(on_step.__self__), on_step.__func__
         self.phase, self.lag = TRAIN, 0
-        self._options = options
         self.overhead = Overhead(options.max_overhead)
-        self._faults: dict[str, Exception] = {}
+        self._faults, self._rates = Faults(), LearningRates()
         self._parameters = Parameters(model, options, self.overhead)
         self._recorder = Recorder(model, options, self.overhead, self._parameters.backward_end)
         probe = feature_maps if isinstance(feature_maps, Tensor) else None
         shown = feature_maps is not False and not stays_compiled(model, options.compiled)
         self._feature_maps = FeatureMaps(model, options, probe) if shown else None
-        self._model = model
-        failed = partial(self._faults.setdefault, "the graph")
-        self._graphs = PhaseGraphs(model, graph, options.compiled, failed)
-        failed = partial(self._faults.setdefault, "layers")
-        self._late = LateCompile(model, options.compiled, self._leave_compiled, failed)
+        self._model, self._options = model, options
+        self._graphs = PhaseGraphs(model, graph, options.compiled, self._faults.of("the graph"))
+        changed = self._leave_compiled, self._choose_again
+        self._late = LateChanges(model, options.compiled, *changed, self._faults.of("layers"))
         self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
         self._is_idle = False
         self._runs_eagerly = False
@@ -110,9 +110,16 @@ class ModelWatch:
                 try:
                     self._arm(on)
                 except Exception as error:  # of a user's predicate, say
-                    self._faults.setdefault("layers", error)
+                    self._faults.keep("layers", error)
                     self._arm(False)
             self._is_idle = not on and not self._runs_eagerly
+
+    def begin_epoch(self, on: bool) -> None:
+        """As ``arm``; what is done to the model before the next pass is found, too: another layer, a new head."""
+        self._is_due = self._is_due and on
+        self.arm(on)
+        self._late.looks_for_layers = on
+        self._late.listen(self._recorder.armed and self.phase == TRAIN)
 
     def _arm(self, on: bool) -> None:
         if on:
@@ -126,6 +133,7 @@ class ModelWatch:
             self._feature_maps.arm(on)
         waits = self._graphs.begin_step(on) or self._feature_maps is not None and self._feature_maps.waits
         self._run_eagerly(waits and self._options.compiled != "skip")
+        self._late.looks_for_layers = False
         self._late.listen((waits or self._recorder.armed) and self.phase == TRAIN)
 
     def enter(self, phase: str, capture: bool) -> str:
@@ -165,10 +173,9 @@ class ModelWatch:
             self._hook_layers()  # a window cannot open inside compiled code
 
     def learning_rates(self) -> dict[str, float | Tensor]:
-        """Tag suffix -> learning rate, of every optimizer seen so far that has one; of one that wraps another its own, if it has
-        one. Never raises."""
-        optimizers = self._steps.live_optimizers()
-        return learning_rates([one for one in optimizers if one not in self._order.inner]) or learning_rates(optimizers)
+        """Tag suffix -> learning rate, of every optimizer seen so far that has one, as its last step since the last call used it;
+        of one that wraps another its own, if it has one. Never raises."""
+        return self._rates.take(self._steps.live_optimizers(), self._order.inner)
 
     def collect(self, ranks: Ranks | None = None) -> dict[str, tuple[Pending, ...]]:
         """Phase -> what was captured in it since the last call, on its way to the host.
@@ -180,17 +187,17 @@ class ModelWatch:
             self._late.look()
             self._recorder.arm(False)  # armed again, it finds layers that came since
             phases = {
-                phase: self._seen("activations", partial(self._recorder.collect, phase))
+                phase: self._faults.seen("activations", partial(self._recorder.collect, phase))
                 for phase in self._recorder.phases()
             }
             train = phases.setdefault(TRAIN, [])
-            train += self._seen("dead units", self._recorder.dead_units.collect)
-            train += self._seen("gradients and updates", self._parameters.collect)
-            train += self._seen("skipped steps", self._loss_scale.collect)
+            train += self._faults.seen("dead units", self._recorder.dead_units.collect)
+            train += self._faults.seen("gradients and updates", self._parameters.collect)
+            train += self._faults.seen("skipped steps", self._loss_scale.collect)
             if self._feature_maps is not None:
-                train += self._seen("feature maps", self._feature_maps.collect)
+                train += self._faults.seen("feature maps", self._feature_maps.collect)
             for collector in self._more:
-                train += self._seen("weight images and notes", collector.collect)
+                train += self._faults.seen("weight images and notes", collector.collect)
         if self.overhead.limit is not None:
             train.append(Figures((("monitor/overhead", Scalar(self.overhead.take())),)))
             if ranks is not None:
@@ -199,20 +206,9 @@ class ModelWatch:
             return pooled(phases, ranks, self._model)
         return {phase: tuple(pending) for phase, pending in phases.items() if pending}
 
-    def _seen(self, what: str, collect: Callable[[], Sequence[Pending]]) -> list[Pending]:
-        """What a collector has, or nothing where it raises."""
-        try:
-            return [*collect()]
-        except Exception as error:
-            self._faults.setdefault(what, error)
-            return []
-
     def take_graphs(self, last: bool = False) -> Iterator[tuple[str, RecordedGraph | RecordedStep]]:
         """Phase and graph of the first passes and a step, each once; with ``last``, of passes that raised half-way too."""
-        for what, phase, graph in self._graphs.kinds():
-            for recorded in self._seen(what, lambda graph=graph: [graph.collect(last)]):
-                if recorded is not None:
-                    yield phase, recorded
+        return self._graphs.take(self._faults, last)
 
     def costs(self) -> LayerCosts:
         """What the layers cost in the first training pass; of a model not seen running their parameters alone."""
@@ -220,14 +216,11 @@ class ModelWatch:
 
     def errors(self) -> Iterator[tuple[str, BaseException]]:
         """What could not be captured, and why."""
-        graphs = ((what, graph) for what, _, graph in self._graphs.kinds())
-        parameters = ("gradients and updates", self._parameters)
-        collectors = ("activations", self._recorder), parameters, ("feature maps", self._feature_maps), *graphs
-        for lost, collector in collectors:
-            if collector is not None and collector.error is not None:
-                yield lost, collector.error
-        lost = ("some activations", self._recorder.lost), ("parameters and their gradients", self._parameters.lost)
-        yield from ((what, error) for what, error in lost if error is not None)
+        collectors = ("activations", self._recorder), ("gradients and updates", self._parameters)
+        collectors += ("feature maps", self._feature_maps), *((what, graph) for what, _, graph in self._graphs.kinds())
+        errors = [(what, collector.error) for what, collector in collectors if collector is not None]
+        errors += ("some activations", self._recorder.lost), ("parameters and their gradients", self._parameters.lost)
+        yield from ((what, error) for what, error in errors if error is not None)
         yield from self._faults.items()
 
     def release(self) -> None:
@@ -249,8 +242,15 @@ class ModelWatch:
             else:
                 self._recorder.arm_for_one_pass()
         except Exception as error:  # of a user's predicate, say
-            self._faults.setdefault("layers", error)
+            self._faults.keep("layers", error)
             self._recorder.arm(False)
+            self._late.looks_for_layers = False
+
+    def _choose_again(self) -> None:
+        """A pass begins in the first window of an epoch: layers may have come or gone since hooks were put on."""
+        if self._recorder.armed:
+            with eagerly():
+                self._hook_layers()
 
     def _leave_compiled(self) -> None:
         """Modules have been compiled, and stay so: the hooks that sit on them and wait for passes come off."""
@@ -258,8 +258,7 @@ class ModelWatch:
         if self._feature_maps is not None:
             self._feature_maps.arm(False)
             self._feature_maps = None
-        if self._recorder.armed:
-            self._hook_layers()
+        self._choose_again()
 
     def _run_eagerly(self, on: bool) -> None:
         """Whether compiled code runs eagerly for the hooks that wait for one pass."""
@@ -294,6 +293,7 @@ class ModelWatch:
         if id(optimizer) in self._setups:
             self._setups.discard(id(optimizer))
             return
+        self._rates.note(optimizer)
         captured = self._captures
         ends = self._order.end(optimizer)
         if self._reads and ends is not None:
@@ -303,14 +303,16 @@ class ModelWatch:
             self._weights.report(captured)
             self._end_step()
             self._order.takes_more, self._was_captured = True, captured
-            if self._is_idle and self._graphs.of_step is None and not self._loss_scale.is_watched:
+            looks = self._graphs.of_step is not None or self._loss_scale.is_watched or self._rates.are_tensors
+            if self._is_idle and not looks:
                 self._order.rest()
         elif ends is not None and self._order.is_late:
             self._weights.report(captured)
 
-    def _count_step(self) -> None:
+    def _count_step(self, optimizer: Optimizer) -> None:
         """A step that nothing looks at has ended, and a training step with it: as ``_after_step``, in as few calls as can be."""
         self._weights.report(False)
+        self._rates.used[id(optimizer)] = [*map(rate_of, optimizer.param_groups)]
         owner = self._owner()
         try:
             is_next = owner is not None and self._asks(owner)
@@ -344,5 +346,5 @@ class ModelWatch:
 
     def _schedule_failed(self, error: Exception) -> bool:
         """Keeps what a user's schedule raised, and says that the next step is not captured."""
-        self._faults.setdefault("some scheduled steps", error)
+        self._faults.keep("some scheduled steps", error)
         return False

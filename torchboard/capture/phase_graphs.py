@@ -8,12 +8,14 @@ from functools import partial
 
 from torch import nn
 
+from torchboard.capture.faults import Faults
 from torchboard.capture.graphs import FirstPassGraph, StepGraph
 from torchboard.capture.models import models_in
 from torchboard.capture.one_pass import NextPasses
 from torchboard.capture.recorder import TRAIN
 from torchboard.graph.eager import compiled_modules, eager_windows
 from torchboard.graph.layer_costs import LayerCosts, layer_costs
+from torchboard.graph.recorded import RecordedGraph, RecordedStep
 
 
 class PhaseGraphs:
@@ -109,6 +111,13 @@ class PhaseGraphs:
         yield from (("the graph", phase, graph) for phase, graph in self._first.items())
         if self.of_step is not None:
             yield "the graph of a step", TRAIN, self.of_step
+
+    def take(self, faults: Faults, last: bool) -> Iterator[tuple[str, RecordedGraph | RecordedStep]]:
+        """Phase and graph of those that are there since the last call; with ``last``, of passes that raised half-way too."""
+        for what, phase, graph in self.kinds():
+            for recorded in faults.seen(what, lambda graph=graph: [graph.collect(last)]):
+                if recorded is not None:
+                    yield phase, recorded
 
     def costs(self) -> LayerCosts:
         """What the layers cost in the first training pass; of a model not seen running their parameters alone."""

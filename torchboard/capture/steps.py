@@ -13,7 +13,6 @@ from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from torchboard.capture.metrics import check_metric
 from torchboard.capture.modes import unseen
 from torchboard.errors import InvalidValueError
 from torchboard.graph.hooks import graph_task
@@ -32,7 +31,7 @@ class StepWatcher:
         before: a bound method, whose object is held weakly; called just before an optimizer steps, with it, and with
             whether it was given a closure: a function that computes the gradients within the step.
         after: another one of that object, called likewise when it has stepped.
-        counted: another one, called without arguments instead of these two while steps are only counted.
+        counted: another one, called with the optimizer alone instead of these two while steps are only counted.
         optimizer: one that is known before it has stepped, as ``check_optimizer`` wants it.
 
     Attributes:
@@ -118,7 +117,7 @@ class StepWatcher:
 
 
 def _hooks(
-    reference: weakref.ref[StepWatcher], owner: weakref.ref[object], counted: Callable[[Any], None]
+    reference: weakref.ref[StepWatcher], owner: weakref.ref[object], counted: Callable[[Any, Optimizer], None]
 ) -> tuple[Callable[[Optimizer, tuple, dict], None], Callable[[Optimizer, tuple, dict], None]]:
     """What is called before and after a step; holds the watcher weakly. None is returned: a value would replace the arguments.
 
@@ -147,7 +146,7 @@ def _hooks(
         resting = watcher.resting
         if resting is not None and resting() is optimizer and watcher._is_inside and graph_task() == -1:
             watcher._is_inside = False
-            counted(target)
+            counted(target, optimizer)
         else:
             watcher._report(watcher._after, optimizer, args, kwargs)
 
@@ -182,41 +181,3 @@ def check_optimizer(optimizer: object, model: nn.Module) -> None:
             f"it holds none of the parameters of {type(model).__name__}",
             "make it of model.parameters(), after whatever replaces them, or leave it out: it is found when it steps",
         )
-
-
-def learning_rates(optimizers: list[Optimizer]) -> dict[str, float | Tensor]:
-    """Tag suffix -> learning rate, as ``check_metric`` gives it: one for each parameter group and optimizer that has one.
-
-    A rate that is not one real number, such as the None of an optimizer that sets its own, is left out. Never raises.
-
-    A lone group of a lone optimizer has an empty suffix. Several optimizers are told apart by class (and number, where
-    the class repeats), several groups by their ``name`` or number.
-    """
-    rates: dict[str, float | Tensor | None] = {}
-    for optimizer in optimizers:
-        head = "" if len(optimizers) == 1 else f"_{type(optimizer).__name__}"
-        for number, group in enumerate(optimizer.param_groups):
-            tail = "" if len(optimizer.param_groups) == 1 else f"_{_name(group, number)}"
-            suffix, repeat = head + tail, 1
-            while suffix in rates:
-                repeat += 1
-                suffix = f"{head}_{repeat}{tail}"
-            rates[suffix] = _rate(group.get("lr"))
-    return {suffix: rate for suffix, rate in rates.items() if rate is not None}
-
-
-def _rate(value: object) -> float | Tensor | None:
-    try:
-        return check_metric("learning_rate", value)
-    except Exception:  # whatever a user has put there
-        return None
-
-
-def _name(group: dict, number: int) -> str:
-    """What a parameter group is called in a tag: its number, where its name is no text that a file can hold."""
-    try:
-        name = f"{group.get('name', number)}"
-        name.encode()
-    except Exception:
-        return f"{number}"
-    return name
