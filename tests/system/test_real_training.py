@@ -4,6 +4,7 @@ computation inside the loop."""
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -515,16 +516,23 @@ def test_several_monitors_see_the_same():
     assert tags and all(captured(sinks[0], tag) == captured(sinks[1], tag) for tag in tags)
 
 
-def test_a_users_hook_that_removes_ours_costs_their_layer_only():
+@pytest.mark.parametrize(("before", "seen"), [(0, 3), (1, 2), (2, 2)])
+def test_a_users_hook_that_removes_ours_costs_their_layer_only(before, seen):
+    """Before the first pass of the epoch, which looks for that, before the second of a step, and in a later step."""
     model, sink = two_layers(), MemorySink()
     optimizer = sgd(model)
+    told = pytest.warns(TorchboardWarning, match="our hooks on 0: something took them away")
     with Monitor(model, sink=sink, capture=Capture(every=1), write_graph=False) as monitor:
-        model[0]._forward_hooks.clear()
-        model(torch.randn(5, 4)).square().mean().backward()
-        optimizer.step()
-        with pytest.warns(TorchboardWarning, match="our hooks on 0: something took them away"):
+        for number in range(3):
+            if number == before:
+                model[0]._forward_hooks.clear()
+            model(torch.randn(5, 4)).square().mean().backward()
+            if number:
+                optimizer.step()
+        with told if before else nullcontext():
             monitor.log_epoch()
-    assert histograms(sink, "activations") == {"1", "Sequential"}
+    counts = [value.buckets[:, 2].sum() for tag in "01" for _, value in sink.series(f"activations/{tag}")]
+    assert counts == [passes * 5 * layer.out_features for passes, layer in zip((seen, 3), model)]
 
 
 def test_a_model_without_parameters_is_watched():

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.models import models_in
-from torchboard.graph.eager import compiled_modules
+from torchboard.graph.eager import compiled_modules, eagerly
 from torchboard.graph.hooks import GuardedHook
 from torchboard.graph.module_names import unwrapped
 
@@ -27,7 +27,7 @@ class LateChanges:
         model: whose passes, and whose modules.
         compiled: what a captured step does with compiled code, as in ``Capture``.
         found: called where other modules are compiled than before.
-        choose: called at the beginning of each pass while ``looks_for_layers``.
+        choose: called at the beginning of the next pass where it ``looks_for_layers``.
         failed: called with what these two raise.
 
     Attributes:
@@ -75,4 +75,6 @@ class LateChanges:
         if module is root:  # no replica of it
             self.look()
             if self.looks_for_layers:
-                self._choose()
+                self.looks_for_layers = False
+                with eagerly():  # so that the window in which this pass runs stays open while another one is opened
+                    self._choose()

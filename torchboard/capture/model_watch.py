@@ -29,7 +29,7 @@ from torchboard.capture.recorder import TRAIN, Recorder
 from torchboard.capture.step_order import StepOrder
 from torchboard.capture.steps import StepWatcher
 from torchboard.capture.weights_version import WeightsVersion
-from torchboard.graph.eager import eager_windows, eagerly
+from torchboard.graph.eager import eager_windows
 from torchboard.graph.layer_costs import LayerCosts
 from torchboard.graph.recorded import RecordedGraph, RecordedStep
 from torchboard.values import Pending, Scalar
@@ -87,8 +87,7 @@ class ModelWatch:
         changed = self._leave_compiled, self._choose_again
         self._late = LateChanges(model, options.compiled, *changed, self._faults.of("layers"))
         self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
-        self._is_idle = False
-        self._runs_eagerly = False
+        self._is_idle = self._runs_eagerly = False
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()
         self._was_captured = self._reads = self._is_due = False
@@ -247,10 +246,10 @@ class ModelWatch:
             self._late.looks_for_layers = False
 
     def _choose_again(self) -> None:
-        """A pass begins in the first window of an epoch: layers may have come or gone since hooks were put on."""
+        """The first pass of an epoch begins: layers may have come or gone, and hooks that are gone have cost nothing."""
         if self._recorder.armed:
-            with eagerly():
-                self._hook_layers()
+            self._hook_layers()
+            self._recorder.nothing_lost()
 
     def _leave_compiled(self) -> None:
         """Modules have been compiled, and stay so: the hooks that sit on them and wait for passes come off."""
@@ -258,7 +257,8 @@ class ModelWatch:
         if self._feature_maps is not None:
             self._feature_maps.arm(False)
             self._feature_maps = None
-        self._choose_again()
+        if self._recorder.armed:
+            self._hook_layers()
 
     def _run_eagerly(self, on: bool) -> None:
         """Whether compiled code runs eagerly for the hooks that wait for one pass."""

@@ -116,6 +116,10 @@ class Recorder:
         if on and self._wanted and self._opens():
             self._hooks.put_on()
 
+    def nothing_lost(self) -> None:
+        """Hooks that are gone by now were gone before a layer ran."""
+        self._hooks.taken.clear()
+
     def arm_for_one_pass(self) -> None:
         """Puts the hooks on until the model's next forward pass has ended; of several models on each until its own has.
 
