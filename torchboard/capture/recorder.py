@@ -39,8 +39,8 @@ class Recorder:
     """Sketches what every selected layer puts out, and what comes back to it in the backward pass.
 
     Armed, each layer carries one forward hook; disarmed, none. A hook folds each output into a row on its device and
-    leaves; outputs, their history and the random state stay as they are. A fault of ours never leaves a hook: it is kept
-    in ``error`` and the recorder stays silent from then on.
+    leaves; outputs, their history and the random state stay as they are. A fault of ours never leaves a hook: the
+    output is in ``unread``; where memory is short it is kept in ``error``, and the recorder stays silent from then on.
 
     Args:
         model: hooks go on its layers, and only while armed.
@@ -53,7 +53,7 @@ class Recorder:
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
             gradients is somebody's evaluation and is not recorded.
         error: what went wrong inside a hook, if anything did.
-        unread: tag of an output that cannot be measured -> what it is.
+        unread: tag of an output that cannot be measured, or raises where it is read -> what it is.
     """
 
     def __init__(
