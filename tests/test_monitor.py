@@ -20,8 +20,10 @@ from torch import nn
 from torch.nn import functional
 
 from torchboard import Capture, MemorySink, Monitor, SummaryWriter, read, schedule
+from torchboard.capture.norms import Norms
 from torchboard.errors import ClosedError, InvalidValueError, RunError, RunInUseError, TagError, TorchboardWarning
 from torchboard.hparams import HParam, RealInterval
+from torchboard.values import Scalar
 
 
 class Net(nn.Module):
@@ -805,3 +807,42 @@ def test_hyperparameters_that_cannot_be_shown_are_refused_before_anything_is_mad
     with pytest.raises(InvalidValueError, match=": .*; "):
         Monitor(model, tmp_path / "log", **options)
     assert not (tmp_path / "log").exists() and not model._forward_hooks
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_captured_value_that_cannot_be_had_later_is_warned_of_and_no_other_is_lost(tmp_path, monkeypatch, on_error):
+    def broken(norms):
+        yield "gradient_norm", Scalar(1.0)
+        raise ArithmeticError("no norm")
+
+    monkeypatch.setattr(Norms, "settle", broken)
+    model = Net()
+    optimizer = optimizer_of(model)
+    with Monitor(model, tmp_path, feature_maps=False, on_error=on_error) as monitor:
+        for epoch in range(2):
+            monitor.log_batch(loss=train_step(model, optimizer))
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                monitor.log_epoch()
+            assert [f"{one.message}" for one in told] == [
+                "some values of this model cannot be captured and are left out (ArithmeticError: no norm)"
+            ] * (epoch == 0)
+    log = read(tmp_path)
+    assert [*log.scalars("gradient_norm", run="train").values] == [1, 1]
+    assert len(log.histograms("activations/head", run="train").values) == 2
+
+
+def test_a_default_device_of_the_users_is_none_of_ours():
+    model, sink = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), MemorySink()
+    torch.set_default_device("meta")
+    try:
+        x = torch.ones(2, 3, device="cpu")
+        optimizer = optimizer_of(model)
+        with Monitor(model, sink=sink) as monitor:
+            model(x).sum().backward()
+            optimizer.step()
+            monitor.writer.add_histogram("numbers", [1.0, 2.0])
+            monitor.log_epoch()
+    finally:
+        torch.set_default_device(None)
+    assert len(scalars(sink, "gradient_norm")) == len(sink.series("numbers")) == 1

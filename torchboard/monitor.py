@@ -163,7 +163,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
                 "feature_maps": feature_maps,
                 "capture": capture,
             }
-            self._run.write(self.epoch, (), pending=(run_facts(model, options),))
+            self._phases.write_captured(TRAIN, (run_facts(model, options),), self.epoch)
         self._trial = None if trial is None else start_session(self._run.root, *trial)
         self._begin_epoch()
 
@@ -228,8 +228,8 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
             self._write_captured()
         if self._writes and self._projections(self.epoch):
             self._embeddings.write(self._run, self.epoch)
-        self._warn_of_errors()
         self._watch.overhead.wait(self._run.flush)
+        self._warn_of_errors()
         self.epoch += 1
         self._begin_epoch()
 
@@ -326,15 +326,16 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
 
     def _write_captured(self) -> None:
         for phase, pending in self._watch.collect(self._ranks).items():
-            self._phases.run(phase).write(self.epoch, (), pending=pending, droppable=True)
+            self._phases.write_captured(phase, pending, self.epoch, droppable=True)
 
     def _write_graphs(self, last: bool = False) -> None:
         for phase, graph in self._watch.take_graphs(last):
-            self._phases.run(phase).write(self.epoch, (), pending=(graph,))
+            self._phases.write_captured(phase, (graph,), self.epoch)
 
     def _warn_of_errors(self) -> None:
         """Says once what a collector could not do; said here, so that nothing is ever raised from a forward pass."""
-        for lost, error in (*self._watch.errors(), ("embeddings", self._embeddings.error)):
+        others = ("embeddings", self._embeddings.error), ("some values", self._phases.error)
+        for lost, error in (*self._watch.errors(), *others):
             if error is not None and lost not in self._warned:
                 self._warned.add(lost)
                 message = f"{lost} of this model cannot be captured: left out ({type(error).__name__}: {error})"

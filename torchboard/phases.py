@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from torch import Tensor
 
+from torchboard.capture.guarded import Guarded
 from torchboard.capture.metrics import VALIDATION, scalars
 from torchboard.capture.ranks.exchange import Ranks
 from torchboard.capture.ranks.posts import read_each
@@ -16,6 +18,7 @@ from torchboard.resume import Progress, begin_log
 from torchboard.run import Run, open_run
 from torchboard.sink.null import NullSink
 from torchboard.sink.protocol import Sink, check_sink
+from torchboard.values import Pending
 
 
 class Phases:
@@ -25,9 +28,13 @@ class Phases:
         run: that of training.
         name: what that phase is called.
         writes: False on a rank whose metrics are not written.
+
+    Attributes:
+        error: what a captured value raised on the sink's thread, if one did.
     """
 
     def __init__(self, run: Run, name: str, writes: bool = True) -> None:
+        self.error: Exception | None = None
         self._root = run.root
         self._runs = {name: run}
         self._evaluated = -1
@@ -45,6 +52,12 @@ class Phases:
             pairs, pending = scalars({tag.format(name): value for name, value in metrics.items()})
             self.run(phase).write(step, pairs, pending=pending)
 
+    def write_captured(self, phase: str, pending: Iterable[Pending], step: int, droppable: bool = False) -> None:
+        """Writes what collectors have found. What they can still not have on the sink's thread is left out, and never raised
+        into the training: the first such error is kept."""
+        guarded = tuple(Guarded(one, self._fail) for one in pending)
+        self.run(phase).write(step, (), pending=guarded, droppable=droppable)
+
     def end_epoch(self, metrics: dict[str, dict[str, float | Tensor]], epoch: int, steps: int) -> None:
         """Writes what an epoch came to, over epochs, and what validation found, over steps of training too.
 
@@ -60,6 +73,9 @@ class Phases:
             self.write(VALIDATION, "evaluation_{}_vs_iterations", found, steps)
         for phase, values in metrics.items():
             self.write(phase, "epoch_{}", values, epoch)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = self.error or error
 
 
 def open_log(

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from torchboard import Capture, MemorySink, Monitor
 from torchboard.errors import InvalidValueError, TorchboardWarning
@@ -87,3 +88,43 @@ def test_the_graph_of_a_model_in_torchscript_is_refused_with_a_reason():
 def test_layers_above_the_limit_and_layers_in_torchscript_are_told_together():
     (text,) = told(logged(Partly(), max_layers=1))
     assert "1 of 2 are captured" in text and "`several`, `one`" in text
+
+
+class Wrapper(torch.Tensor):
+    """A tensor that holds another one, as those of PyTorch's own documentation do."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        kind = {"dtype": inner.dtype, "device": inner.device, "requires_grad": inner.requires_grad}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, **kind)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(cls, lambda tensor: tensor.inner, (args, kwargs or {}))
+        return tree_map_only(torch.Tensor, cls, operator(*args, **kwargs))
+
+
+def test_tensors_that_only_their_class_can_read_are_named_and_all_else_is_there():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model[0].weight = nn.Parameter(Wrapper(model[0].weight.detach()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sink = logged(model, epochs=2)
+    (layers,), ((_, parameters),) = told(sink), sink.series("monitor/left_out/parameters")
+    outputs = [f"`{kind}/{layer}` (Wrapper)" for layer in "01" for kind in ("activations", "activation_gradients")]
+    assert all(output in layers for output in outputs)
+    assert parameters.markdown.endswith("cannot be measured: `0.weight` (Wrapper).")
+
+
+def test_gradients_that_only_their_class_can_read_cost_their_norm_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    sink, optimizer = MemorySink(), torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=sink, feature_maps=False, write_graph=False) as monitor:
+        model(Wrapper(torch.ones(2, 4))).sum().backward()
+        optimizer.step()
+        monitor.log_epoch()
+    assert type(model[0].weight.grad) is Wrapper
+    assert len(sink.series("parameters/0/weight")) == 1 and not sink.series("gradient_norm")

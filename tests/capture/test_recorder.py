@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
+import warnings
+import weakref
+from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -316,17 +321,187 @@ def test_large_outputs_are_sampled_if_that_is_asked_for_and_the_card_says_so():
         assert sampled.description == "a sample of 4,096 of 50,000 elements, in blocks of 256" and not whole.description
 
 
-def test_a_fault_of_ours_never_leaves_a_hook(monkeypatch):
+@pytest.mark.parametrize(("error", "told"), [(RuntimeError, "lost"), (MemoryError, "error")])
+def test_a_fault_of_ours_never_leaves_a_hook(monkeypatch, error, told):
     from torchboard.sketch.table import SketchTable
 
     def broken(*_):
-        raise RuntimeError("no memory")
+        raise error("broken")
 
     monkeypatch.setattr(SketchTable, "observe_", broken)
     net = Net()
     recorder = armed(net)
     net(torch.randn(2, 1, 8, 8)).sum().backward()
-    assert str(recorder.error) == "no memory"
+    assert str(getattr(recorder, told)) == "broken"
+
+
+class Raises(Mapping):
+    """What a layer may return: a mapping that makes its values when they are asked for, and cannot."""
+
+    __len__ = __iter__ = __getitem__ = lambda self, *_: 1 / 0
+
+
+class Refuses(torch.Tensor):
+    """A tensor of the user's that lets nobody hook or read it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in ("register_hook", "detach", "is_floating_point", "data_ptr"):
+            raise RuntimeError(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def freed(x):
+    gone = x.detach().clone()
+    gone.untyped_storage().resize_(0)
+    return x * 1, gone
+
+
+@pytest.mark.parametrize(
+    ("make", "captured", "unread"),
+    [
+        (freed, {"odd.0"}, "activations/odd.1"),
+        (lambda x: (x * 1, Raises()), {"odd.0"}, "activations/odd"),
+        (lambda x: ((x * 1).as_subclass(Refuses), 0), {"odd.0"}, None),
+    ],
+    ids=["freed", "mapping", "subclass"],
+)
+def test_an_output_that_cannot_be_read_silences_no_other(make, captured, unread):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return make(x)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.odd, self.last = nn.Linear(3, 3), Odd(), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.last(self.odd(self.first(x))[0].as_subclass(torch.Tensor))
+
+    recorder = armed(Model())
+    for _ in range(2):
+        recorder._model(torch.ones(2, 3)).sum().backward()
+    kinds, names = ("activations", "activation_gradients"), {"first", "last", "Model", *captured}
+    assert {tag: count for tag, (count, _, _) in recorded(recorder).items()} == {
+        f"{kind}/{name}": 12 for kind in kinds for name in names
+    }
+    assert recorder.error is None and [*recorder.unread] == ([unread] if unread else [])
+
+
+def test_a_class_of_the_users_sees_nothing_of_what_is_read():
+    seen = []
+
+    class Watching(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    net, calls = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), []
+    for watched in (False, True):
+        seen.clear()
+        recorder = armed(net) if watched else None
+        net(torch.ones(2, 3).as_subclass(Watching)).sum().backward()
+        calls.append([*seen])
+    assert calls[0] == calls[1] and recorded(recorder)["activation_gradients/1"][0] == 6
+
+
+class Viewed(nn.Module):
+    """One output of a layer, and all of it seen through a view that another layer makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.flat = nn.Linear(3, 3), nn.Flatten(0)
+
+    def forward(self, x):
+        return (out := self.stem(x)), self.flat(out)
+
+
+def test_the_gradient_of_a_view_is_none_of_its_bases():
+    net = Viewed()
+    recorder = armed(net)
+    base, _ = net(torch.ones(2, 3))
+    base.sum().backward()
+    assert "activation_gradients/flat" not in recorded(recorder)
+    base, view = net(torch.ones(2, 3))
+    (100 * base).sum().backward(retain_graph=True)
+    (2 * view).sum().backward()
+    assert recorded(recorder)["activation_gradients/flat"] == (6, 2, 2)
+
+
+@pytest.mark.parametrize("written", ["view", "base", "another view", "base, without gradients"])
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_gradient_of_a_view_is_that_of_its_base_where_one_is_written_to(written, is_kept):
+    net = Viewed()
+    recorder = armed(net)
+    base, view = net(torch.ones(2, 3))
+    if written == "view":
+        loss = view.mul_(2).sum()
+    elif written == "base":
+        base.mul_(2)
+        loss = view.sum()
+    elif written == "another view":
+        base.view(3, 2).mul_(2)
+        loss = view.sum()
+    else:
+        with torch.no_grad():
+            base.mul_(2)
+        loss = (2 * view).sum()
+    if not is_kept:
+        del base, view
+    loss.backward()
+    assert recorded(recorder)["activation_gradients/flat"] == (6, 2, 2)
+
+
+class InArray(torch.autograd.Function):
+    """Gives a tensor in the memory of an array, which tells when it is let go."""
+
+    arrays: list[weakref.ref] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        array = np.ones(x.shape, np.float32)
+        InArray.arrays.append(weakref.ref(array))
+        return torch.from_numpy(array)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_a_view_is_tapped_without_holding_its_memory():
+    class Views(nn.Module):
+        def forward(self, x):
+            return InArray.apply(x).view(-1)
+
+    recorder = armed(Views())
+    loss = recorder._model(torch.ones(2, 3, requires_grad=True)).sum()
+    assert InArray.arrays.pop()() is None
+    loss.backward()
+    assert recorded(recorder)["activation_gradients/Views"][0] == 6
+
+
+@pytest.mark.parametrize("saved", [copy.copy, lambda output: torch.save(output, io.BytesIO())], ids=["copy", "save"])
+def test_an_output_is_saved_and_copied_without_a_warning(saved):
+    recorder = armed(Viewed())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for output in recorder._model(torch.ones(2, 3)):
+            saved(output)
+
+
+def test_containers_that_hold_each_other_are_looked_into_once():
+    class Graph(nn.Module):
+        def forward(self, x):
+            nodes = [{"value": x} for _ in range(12)]
+            for node in nodes:
+                node["neighbours"] = nodes
+            return nodes
+
+    recorder = armed(Graph())
+    recorder._model(torch.ones(3))
+    assert set(recorded(recorder)) == {f"activations/Graph.{place}.value" for place in range(12)}
 
 
 def test_a_gradient_that_comes_after_its_window_is_not_counted():

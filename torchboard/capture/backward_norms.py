@@ -178,7 +178,7 @@ class BackwardNorms:
         if isinstance(squares, list) and divisor is None:  # numbers of the host, which need no launches
             self._add_on_host(group, squares)
             return
-        on_device = squares if isinstance(squares, Tensor) else torch.tensor(squares, dtype=torch.float64)
+        on_device = squares if isinstance(squares, Tensor) else _on_host(squares)
         self._add(group, _entry(on_device, divisor))
 
     def _add_on_host(self, group: str, squares: list[float]) -> None:
@@ -212,7 +212,7 @@ class BackwardNorms:
     def collect(self, missed: Mapping[str, int] | None = None) -> BackwardSums:
         """What there is since the last call; begins anew. ``missed`` is as in ``BackwardSums``."""
         for group, totals in self._host_sums.items():
-            self._add(group, torch.tensor(totals, dtype=torch.float64))
+            self._add(group, _on_host(totals))
         parts = self._parts if self._is_known else {}
         sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]), missed or {})
         self._is_known = True
@@ -225,6 +225,10 @@ class BackwardNorms:
 def _group(names: tuple[str, ...]) -> str:
     """What gradients of these names are known as on all ranks."""
     return blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+
+
+def _on_host(numbers: Sequence[float]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def _entry(squares: Tensor, divisor: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -15,23 +16,48 @@ from torch import Tensor
 from torchboard.graph.hooks import InertWhenCopied, graph_task
 
 
-def tap(output: Tensor, report: Callable[[Tensor | None], None]) -> None:
+class Report(partial):
+    """What is called with a gradient; whoever pickles or copies the output is not warned of it, as it is none of the output's."""
+
+    __slots__ = ()
+    __torch_unserializable__ = True
+
+
+def tap(output: Tensor, report: Report) -> None:
     """Calls ``report`` with the gradient when a backward pass reaches ``output``, which must come from an operation.
 
     An in-place operation on an output that is a view gives the view a new history, and a hook on the old one stays
-    silent: where the base has as many elements as the view, its gradient stands in.
+    silent: where the base has as many elements as the view, and the memory they share was written to since, the base's
+    gradient stands in.
     """
-    base = output._base if output._is_view() else None
+    base = output._base if type(output) is Tensor and output._is_view() else None
     if base is not None and not base.is_leaf and base.numel() == output.numel():
         report = _ViewHook(report)
-        base.register_hook(_BaseHook(report))
-    history = output.grad_fn  # of a view it is brought up to date here
-    if type(output) is Tensor and output._backward_hooks is None:  # what ``register_hook`` does, without a handle
-        output._backward_hooks = hooks = OrderedDict()
+        _hook(base, _BaseHook(report, _writes(output)))
+    _hook(output, report)
+
+
+def _hook(tensor: Tensor, report: Callable[[Tensor | None], None]) -> None:
+    history = tensor.grad_fn  # of a view it is brought up to date here
+    if type(tensor) is Tensor and tensor._backward_hooks is None:  # what ``register_hook`` does, without a handle
+        tensor._backward_hooks = hooks = OrderedDict()
         hooks[report] = report
-        history._register_hook_dict(output)
+        history._register_hook_dict(tensor)
     else:
-        output.register_hook(report)
+        tensor.register_hook(report)
+
+
+def _writes(tensor: Tensor) -> Tensor:
+    """A tensor that holds no memory, and whose version counts the writes to that of ``tensor`` and its views, also when these
+    are gone."""
+    counter = tensor.detach()
+    counter.data = _nothing(tensor.device)
+    return counter
+
+
+@cache
+def _nothing(device: torch.device) -> Tensor:
+    return torch.empty(0, device=device)
 
 
 def untraced(call: Callable[..., None], compiled: str) -> Callable[..., None]:
@@ -70,8 +96,9 @@ class _ViewHook(InertWhenCopied):
     """Knows in which backward pass it was called last."""
 
     __slots__ = ("report", "task")
+    __torch_unserializable__ = True
 
-    def __init__(self, report: Callable[[Tensor | None], None]) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
         self.task = -1
 
@@ -81,11 +108,16 @@ class _ViewHook(InertWhenCopied):
 
 
 class _BaseHook(InertWhenCopied):
-    __slots__ = ("view_hook",)
+    """Stands in for the view's hook in a backward pass that did not call it, if there were writes in between."""
 
-    def __init__(self, view_hook: _ViewHook) -> None:
+    __slots__ = ("view_hook", "version", "writes")
+    __torch_unserializable__ = True
+
+    def __init__(self, view_hook: _ViewHook, writes: Tensor) -> None:
         self.view_hook = view_hook
+        self.writes = writes
+        self.version = writes._version
 
     def __call__(self, gradient: Tensor | None) -> None:
-        if self.view_hook.task != graph_task():
+        if self.view_hook.task != graph_task() and self.writes._version != self.version:
             self.view_hook(gradient)

@@ -11,12 +11,13 @@ from torchboard.capture.figures import Figures
 from torchboard.capture.options import Capture
 from torchboard.capture.ranks.parts import localized
 from torchboard.capture.select import chosen_layers, first_names, nearest_root, scripted_layers
+from torchboard.capture.tensors import described, measurable
 from torchboard.graph.module_names import parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text
 
 _NAMED = 10
-"""Outputs that a text names."""
+"""Outputs or parameters that a text names."""
 
 
 def left_out(kind: str, reason: str) -> list[Figures]:
@@ -27,8 +28,8 @@ def left_out(kind: str, reason: str) -> list[Figures]:
 class LeftOut:
     """Says in the first epoch collected what of a model there is nothing of, if anything.
 
-    That are layers above ``max_layers``, layers in TorchScript, outputs that cannot be measured, and parameters of which no
-    rank can tell its part.
+    That are layers above ``max_layers``, layers in TorchScript, outputs and parameters that cannot be measured, and parameters of
+    which no rank can tell its part.
 
     Args:
         model: of which layers and parameters.
@@ -65,7 +66,8 @@ class LeftOut:
 
         if self._unread:
             named = [f"`{tag}` ({what})" for tag, what in self._unread.items()]
-            yield f"outputs that are no real numbers in memory cannot be measured: {first_names(named, _NAMED)}"
+            what = "outputs that are no real numbers in memory, or raise where they are read, cannot be measured"
+            yield f"{what}: {first_names(named, _NAMED)}"
 
     def _parameters(self) -> Iterator[str]:
         flat = [name for name, weight in parameter_names(self._model) if is_flat_shard(weight)]
@@ -73,6 +75,13 @@ class LeftOut:
             yield f"{_listed(flat)} are shards of `FullyShardedDataParallel`"
         if parts := localized(self._model):
             yield f"{_listed(parts)} are parts of tensors that `DistributedDataParallel` has taken out of the model"
+        named = [
+            f"`{name}` ({described(weight)})"
+            for name, weight in parameter_names(self._model)
+            if name not in (*flat, *parts) and not weight.is_meta and measurable(weight) is None
+        ]
+        if named and (self._options.parameters or self._options.gradients or self._options.updates):
+            yield f"those that are no real numbers in memory cannot be measured: {first_names(named, _NAMED)}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -31,8 +31,8 @@ BEFORE_CLIPPING = "gradient_norm_before_clipping"
 UPDATE_RATIO = "update_ratio"
 NO_NORM = "monitor/left_out/gradient_norm"
 _WHY = (
-    "no gradient could be measured (it is complex, its terms lie on several ranks, it is a part that does not tell of what, "
-    "or the rank that has it is missing)"
+    "no gradient could be measured (it is complex, its class keeps its numbers to itself, its terms lie on several ranks, it "
+    "is a part that does not tell of what, or the rank that has it is missing)"
 )
 _SAME = 1e-3
 """Norms that differ by less are of the same gradients."""

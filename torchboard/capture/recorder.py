@@ -9,10 +9,10 @@ from threading import RLock
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_dynamo_compiling
 
 from torchboard.capture.compiled.in_graph import GRADIENTS, OUTPUTS, GraphRow, InGraph
-from torchboard.capture.gradient_tap import BackwardEnd, tap, untraced
+from torchboard.capture.forward_hook import ForwardHook, Read
+from torchboard.capture.gradient_tap import BackwardEnd, Report, tap, untraced
 from torchboard.capture.layer_hooks import LayerHooks
 from torchboard.capture.models import models_in
 from torchboard.capture.modes import any_on, function_modes, transformed, unseen
@@ -24,13 +24,12 @@ from torchboard.capture.select import layers, tag
 from torchboard.capture.sketches import Row, Sketches
 from torchboard.capture.snapshot import Snapshot
 from torchboard.capture.taken import hooks_taken
-from torchboard.capture.tensors import PLAIN, observable, tensors_in
+from torchboard.capture.tensors import observable, tensors_in
 from torchboard.graph.eager import compiled_modules, eager_windows
-from torchboard.graph.hooks import InertWhenCopied, in_backward
+from torchboard.graph.hooks import in_backward
 from torchboard.graph.job import STAGES, is_probe
 
-_Read = Callable[[Tensor], bool]
-_is_tracing = torch._C._is_tracing
+_no_subclasses = torch._C.DisableTorchFunctionSubclass
 _imported = sys.modules
 TRAIN = "train"
 """The phase of the training passes."""
@@ -40,8 +39,8 @@ class Recorder:
     """Sketches what every selected layer puts out, and what comes back to it in the backward pass.
 
     Armed, each layer carries one forward hook; disarmed, none. A hook folds each output into a row on its device and
-    leaves; outputs, their history and the random state stay as they are. A fault of ours never leaves a hook: it is kept
-    in ``error`` and the recorder stays silent from then on.
+    leaves; outputs, their history and the random state stay as they are. A fault of ours never leaves a hook: the
+    output is in ``unread``; where memory is short it is kept in ``error``, and the recorder stays silent from then on.
 
     Args:
         model: hooks go on its layers, and only while armed.
@@ -54,7 +53,7 @@ class Recorder:
         phase: the phase that passes belong to now. In the training phase, a pass of a layer in evaluation mode without
             gradients is somebody's evaluation and is not recorded.
         error: what went wrong inside a hook, if anything did.
-        unread: tag of an output that cannot be measured -> what it is.
+        unread: tag of an output that cannot be measured, or raises where it is read -> what it is.
     """
 
     def __init__(
@@ -70,12 +69,13 @@ class Recorder:
         self.phase = TRAIN
         self.error: Exception | None = None
         self.unread: dict[str, str] = {}
+        self._unreadable: Exception | None = None
         self._lock = RLock()  # replicas run in threads
         self._model = model
         self._options = options
         self._sketches: dict[str, Sketches] = {}
         self.dead_units = DeadUnits(options, model)
-        self._hooks = LayerHooks(model, options, lambda name: _ForwardHook(self, name))
+        self._hooks = LayerHooks(model, options, lambda name: ForwardHook(self, name))
         self._passes: NextPasses | None = None
         self._window = 0
         self._open = 0  # the window in which gradients are recorded, if any
@@ -91,10 +91,11 @@ class Recorder:
 
     @property
     def lost(self) -> Exception | None:
-        """Which layers are not seen in compiled steps, or have lost their hook, if there are any."""
+        """Which layers are not seen in compiled steps, or have lost their hook, or why an output cannot be read, if it is so."""
         if self._in_graph is not None:
-            return self._in_graph.lost
-        return hooks_taken(self._hooks.taken, "in a captured step, so that nothing was seen of these layers")
+            return self._in_graph.lost or self._unreadable
+        taken = hooks_taken(self._hooks.taken, "in a captured step, so that nothing was seen of these layers")
+        return taken or self._unreadable
 
     @property
     def _wanted(self) -> bool:
@@ -160,7 +161,7 @@ class Recorder:
         if self._in_graph is not None:
             self._in_graph.remove()
 
-    def observe_output(self, hook: _ForwardHook, module: nn.Module, output: object) -> None:
+    def observe_output(self, hook: ForwardHook, module: nn.Module, output: object) -> None:
         """Records one output of one layer; never raises."""
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
@@ -169,15 +170,19 @@ class Recorder:
                 return
             with self._lock:
                 if self._overhead.limit is None and not any_on():
-                    self._observe(hook, module, output, True)
+                    if type(output) is Tensor:
+                        self._observe(hook, module, output, True)
+                    else:  # or a container, which may hold tensors of the user's classes
+                        with _no_subclasses():
+                            self._observe(hook, module, output, True)
                 elif not torch.compiler.is_compiling():
                     differentiable = not transformed()
-                    with self._overhead, unseen():
+                    with self._overhead, unseen(), _no_subclasses():
                         self._observe(hook, module, output, differentiable)
         except Exception as error:
-            self._fail(error)
+            hook.give_up(OUTPUTS, "", output, error)
 
-    def row(self, hook: _ForwardHook, kind: str, suffix: str, like: Tensor, device: torch.device) -> Row | GraphRow:
+    def row(self, hook: ForwardHook, kind: str, suffix: str, like: Tensor, device: torch.device) -> Row | GraphRow:
         """The row of one output of a layer, or of its gradient, in the current phase.
 
         Args:
@@ -195,7 +200,7 @@ class Recorder:
         return sketches.row(tag(kind, hook.name) + suffix, device, like)
 
     def _hooks_in_graph(self) -> InGraph:
-        called = {name: (module, _ForwardHook(self, name)) for name, module in layers(self._model, self._options)}
+        called = {name: (module, ForwardHook(self, name)) for name, module in layers(self._model, self._options)}
         return InGraph(self._model, called, self._backward_end)
 
     def _arm_in_graph(self, hooks: InGraph, on: bool) -> None:
@@ -243,11 +248,14 @@ class Recorder:
         self.dead_units.begin()
         return True
 
-    def _observe(self, hook: _ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
+    def _observe(self, hook: ForwardHook, module: nn.Module, output: object, differentiable: bool) -> None:
         options = self._options
         recomputed = in_backward()  # activation checkpointing runs the forward pass again inside the backward pass
         if self.dead_units.wanted and self.phase == TRAIN and not recomputed:
-            self.dead_units.observe(hook.name, module, output)
+            try:
+                self.dead_units.observe(hook.name, module, output)
+            except Exception as error:
+                hook.give_up("units_dead", "", output, error)
         for suffix, tensor in tensors_in(output):
             if options.activations and not recomputed:
                 read = hook.reader(OUTPUTS, suffix)
@@ -258,10 +266,14 @@ class Recorder:
                     hook.row(GRADIENTS, suffix, local.device, tensor)  # there has to be one before the code is compiled
                     if self._runs_eagerly and self.phase == TRAIN:
                         self._in_graph.see(hook.name, suffix, tensor)
-                tap(tensor, partial(self._report_gradient, hook, suffix, self._window, hook.reader(GRADIENTS, suffix)))
+                read = hook.reader(GRADIENTS, suffix)
+                try:
+                    tap(tensor, Report(self._report_gradient, hook, suffix, self._window, read))
+                except Exception as error:
+                    hook.give_up(GRADIENTS, suffix, tensor, error)
 
     def _observe_gradient(
-        self, hook: _ForwardHook, suffix: str, window: int, read: _Read | None, gradient: Tensor | None
+        self, hook: ForwardHook, suffix: str, window: int, read: Read | None, gradient: Tensor | None
     ) -> None:
         """Records the gradient of one output of one layer, what of it is here, if its window is open; never raises."""
         if window != self._open or gradient is None:
@@ -275,65 +287,24 @@ class Recorder:
                 if seen and self._backward_end is not None:
                     self._backward_end.expect()
         except Exception as error:
+            hook.give_up(GRADIENTS, suffix, gradient, error)
+
+    def gave_up(self, output: str, what: str, error: Exception, is_plain: bool) -> None:
+        """An output of a layer cannot be read, and is no more; the others are, unless memory is short.
+
+        Args:
+            output: its tag.
+            what: what kind of object it is.
+            error: why.
+            is_plain: whether it is a tensor of torch's own class, so that the fault may be ours and is told in a warning.
+        """
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
             self._fail(error)
+            return
+        self.unread[output] = f"{what}, which raises {type(error).__name__}"
+        if is_plain:
+            self._unreadable = self._unreadable or error
 
     def _fail(self, error: Exception) -> None:
         self.error = error
         self._open = 0
-
-
-class _ForwardHook(InertWhenCopied):
-    """What sits on a layer while armed."""
-
-    __slots__ = ("_recorder", "name", "_rows", "_readers", "_unreadable")
-
-    def __init__(self, recorder: Recorder, name: str) -> None:
-        self._recorder = recorder
-        self.name = name
-        self._rows: dict[tuple, Row | GraphRow] = {}
-        self._readers: dict[tuple, _Read] = {}
-        self._unreadable: set[tuple[str, str]] = set()
-
-    def __call__(self, module: nn.Module, args: tuple, output: object) -> None:
-        if is_dynamo_compiling() or _is_tracing() or self._recorder.error is not None:
-            return
-        self._recorder.observe_output(self, module, output)
-
-    def reader(self, kind: str, suffix: str) -> _Read | None:
-        """What does as ``observe`` if compiled code can read a tensor where it lies, and says whether. It is there once
-        ``observe`` has been called; of torch's modes, only those of functions see it."""
-        return self._readers.get((kind, suffix, self._recorder.phase))
-
-    def observe(self, kind: str, suffix: str, tensor: Tensor) -> bool:
-        """Adds what of a tensor is here to the row of one of the layer's outputs; False where there is nothing to measure."""
-        if (kind, suffix) in self._unreadable:
-            return False
-        try:
-            local = observable(tensor)
-            if local is not None:
-                self.row(kind, suffix, local.device, tensor).observe_(local)
-                return True
-        except Exception:
-            if type(tensor) in PLAIN:
-                raise
-            self._unreadable.add((kind, suffix))  # a tensor of somebody's own kind
-        if not tensor.is_meta:
-            what = type(tensor).__name__ if type(tensor) not in PLAIN else f"{tensor.dtype}, {tensor.layout}"
-            self._recorder.unread[tag(kind, self.name) + suffix] = what
-        return False
-
-    def row(self, kind: str, suffix: str, device: torch.device, like: Tensor) -> Row | GraphRow:
-        """The row of one of the layer's outputs, remembered until sketches are collected."""
-        phase = self._recorder.phase
-        key = kind, suffix, device, phase
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = self._recorder.row(self, kind, suffix, like, device)
-            read = row.table.reader(row.index) if isinstance(row, Row) else None
-            if read is not None:
-                self._readers[kind, suffix, phase] = read
-        return row
-
-    def forget(self) -> None:
-        """Sketches are collected: which part of a tensor is here has to be said again."""
-        self._rows.clear()

@@ -235,7 +235,7 @@ def _as_tensor(tag: str, values: Any) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values
     try:
-        return torch.as_tensor(np.asarray(values))
+        return torch.as_tensor(np.asarray(values), device=_HOST)
     except (TypeError, ValueError):
         raise InvalidValueError(
             f"histogram {tag!r} of {_described(values)}",

@@ -63,7 +63,7 @@ class _Stream:
         self._device = device
         with torch.cuda.stream(self._stream):
             self._sent = torch.zeros(1, dtype=torch.int64, device=device)
-        self._arrived = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._arrived = torch.zeros(1, dtype=torch.int64, device="cpu", pin_memory=True)
         self._number = 0
         self.arrivals = Arrivals(self._arrived.numpy())
 
@@ -73,7 +73,7 @@ class _Stream:
         Returns:
             The copies, in pinned memory, and their number in ``arrivals``.
         """
-        copies = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        copies = [torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True) for tensor in tensors]
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for copy, tensor in zip(copies, tensors):

@@ -43,19 +43,18 @@ def measurable(tensor: Tensor) -> Tensor | None:
 
     A ``DTensor`` gives its local shard, a sparse tensor its values, those of one place added up (for which CUDA waits), a
     jagged one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
-    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, other nested ones and a
-    ``DTensor`` whose ranks hold the terms of a sum have nothing that could be measured here.
+    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, other nested ones, a ``DTensor``
+    whose ranks hold the terms of a sum, and wrappers of any other class, have nothing that could be measured here. What a class
+    does in ``__torch_function__`` is not asked.
     """
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if type(tensor) is not Tensor:
-        tensor = _unwrap(tensor.detach())
-    if tensor.is_meta or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
+    if type(tensor) in PLAIN:
+        tensor = tensor.detach() if tensor.requires_grad else tensor
+    elif (tensor := _unwrapped(tensor)) is None:
         return None
-    if tensor.is_nested:
-        return tensor.values() if tensor.layout is torch.jagged and tensor.lengths() is None else None
+    if tensor.is_meta or tensor.is_nested or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
+        return None
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout is torch.sparse_coo:
@@ -63,11 +62,21 @@ def measurable(tensor: Tensor) -> Tensor | None:
     return tensor if tensor.layout is torch.strided else None
 
 
-def _unwrap(tensor: Tensor) -> Tensor:
-    if hasattr(tensor, "placements") and any(placement.is_partial() for placement in tensor.placements):
-        return torch.empty(0, device="meta")
-    if is_sharded(tensor):
-        tensor = tensor.to_local()
-    if hasattr(tensor, "wait") and hasattr(tensor, "elem"):  # a collective's result that has not been waited for
-        tensor = tensor.wait()
-    return torch.empty(0, device="meta") if hasattr(tensor, "fake_mode") else tensor
+def described(tensor: Tensor) -> str:
+    """What kind of tensor it is: the name of its class, or its element type and layout."""
+    return type(tensor).__name__ if type(tensor) not in PLAIN else f"{tensor.dtype}, {tensor.layout}"
+
+
+def _unwrapped(tensor: Tensor) -> Tensor | None:
+    """The plain tensor that one of another class is, or wraps; None where only the class knows of its numbers."""
+    with torch._C.DisableTorchFunctionSubclass():
+        tensor = tensor.detach()
+        if hasattr(tensor, "placements") and any(placement.is_partial() for placement in tensor.placements):
+            return None
+        if is_sharded(tensor):
+            tensor = tensor.to_local()
+        if hasattr(tensor, "wait") and hasattr(tensor, "elem"):  # a collective's result that has not been waited for
+            tensor = tensor.wait()
+        if tensor.layout is torch.jagged:
+            tensor = tensor.values() if tensor.lengths() is None else None
+        return tensor if type(tensor) in PLAIN else None

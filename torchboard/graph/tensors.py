@@ -76,16 +76,19 @@ def _collect(values: Iterable[Any], found: list[torch.Tensor]) -> None:
             _collect(value.values(), found)
 
 
-def nested_tensors(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
+def nested_tensors(
+    value: Any, path: tuple[Any, ...] = (), within: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
     """``(path, tensor)`` of every tensor in a module's argument or result; a lone tensor has the empty path.
 
-    Mappings, sequences, named tuples and dataclasses are looked into; their keys, indices and fields extend the path.
+    Mappings, sequences, named tuples and dataclasses are looked into, but for one that is ``within`` itself (by ``id``); their
+    keys, indices and fields extend the path.
     """
     if isinstance(value, torch.Tensor):
         yield path, value
-    elif len(path) < _MAX_DEPTH:
+    elif len(path) < _MAX_DEPTH and id(value) not in within:
         for key, item in _items(value):
-            yield from nested_tensors(item, (*path, key))
+            yield from nested_tensors(item, (*path, key), (*within, id(value)))
 
 
 def named_tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -46,6 +46,7 @@ class Keeping(NullSink):
         for tag, value in event.pairs:
             self.kept[event.run, tag, event.step] = _plain_value(value)
         for pending in event.pending:
+            pending = getattr(pending, "pending", pending)  # of a guarded one
             if isinstance(pending, SketchSnapshot):
                 self.notes |= pending.notes
                 for tag, *row in zip(pending.tags, *pending.copy.wait()):

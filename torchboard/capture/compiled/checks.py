@@ -117,7 +117,7 @@ class CompiledCheck:
     def __init__(self, report: Callable[[list[str]], None]) -> None:
         self._report = report
         self._names: tuple[str, ...] = ()
-        self._seen = self._begun = torch.empty(0)
+        self._seen = self._begun = torch.empty(0, device="cpu")
         self._state = "eager"
 
     def begin(self, moments: Mapping[str, Tensor]) -> None:

@@ -169,7 +169,7 @@ def _cuts(args: tuple, kwargs: dict, sequence_first: bool) -> Iterator[_Cut]:
     """The ways of cutting a batch, the likeliest first: along the first axis, with masks left whole."""
     inputs: list[Any] = []
     tree_map_only((Tensor, PackedSequence), inputs.append, (args, kwargs), is_leaf=_is_packed)
-    first = next((given for given in inputs if _examples(given)), torch.empty(0))
+    first = next((given for given in inputs if _examples(given)), torch.empty(0, device="cpu"))
     axes = (0, 1) if sequence_first and not _is_packed(first) and first.ndim in (2, 3) else (0,)
     for axis in axes:
         yield (cut := _Cut(first, axis, False))
