@@ -86,7 +86,7 @@ class ModelWatch:
         self._graphs = PhaseGraphs(model, graph, options.compiled, failed)
         failed = partial(self._faults.setdefault, "layers")
         self._late = LateCompile(model, options.compiled, self._leave_compiled, failed)
-        self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
+        self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread, self._recorder.ran_fused)]
         self._is_idle = False
         self._runs_eagerly = False
         self._weights = WeightsVersion(model)

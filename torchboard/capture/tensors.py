@@ -42,8 +42,8 @@ def measurable(tensor: Tensor) -> Tensor | None:
     """The plain, dense, real tensor behind ``tensor``, detached; None where there is nothing to measure.
 
     A ``DTensor`` gives its local shard, a sparse tensor its values, those of one place added up (for which CUDA waits), a
-    jagged one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
-    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, other nested ones and a
+    nested one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
+    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, nested ones with gaps and a
     ``DTensor`` whose ranks hold the terms of a sum have nothing that could be measured here.
     """
     while is_functorch_wrapped_tensor(tensor):
@@ -55,7 +55,8 @@ def measurable(tensor: Tensor) -> Tensor | None:
     if tensor.is_meta or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
         return None
     if tensor.is_nested:
-        return tensor.values() if tensor.layout is torch.jagged and tensor.lengths() is None else None
+        whole = tensor.lengths() is None if tensor.layout is torch.jagged else tensor.is_contiguous()
+        return tensor.values() if whole else None
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout is torch.sparse_coo:
