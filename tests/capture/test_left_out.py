@@ -128,3 +128,43 @@ def test_gradients_that_only_their_class_can_read_cost_their_norm_alone():
         monitor.log_epoch()
     assert type(model[0].weight.grad) is Wrapper
     assert len(sink.series("parameters/0/weight")) == 1 and not sink.series("gradient_norm")
+
+
+class Padded(nn.Module):
+    """An encoder, of which padding comes out as zeros in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encode, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padding = torch.arange(6)[None] >= torch.tensor([[3], [5], [5], [2]])
+        return self.head(self.encode(x, src_key_padding_mask=padding))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("graph", [True, False])
+def test_an_encoder_runs_fused_in_a_captured_phase_and_the_layers_in_it_are_named(graph):
+    model, sink, x = Padded(), MemorySink(), torch.linspace(-1, 1, 192).view(4, 6, 8)
+    with torch.no_grad():
+        bare = model.eval()(x)
+    with Monitor(model, sink=sink, write_graph=graph, feature_maps=False) as monitor:
+        model.train()(x).sum().backward()
+        model.eval()
+        with torch.no_grad(), monitor.phase("validation"):
+            assert torch.equal(model(x), bare)
+        monitor.log_epoch()
+    (text,) = told(sink)
+    assert text.endswith(
+        "in evaluation `encode.layers.0`, `encode.layers.1` ran as one kernel, as without a monitor, so there is nothing of the "
+        "layers inside."
+    )
+    tags = sink.tags("validation")
+    assert {"activations/encode/layers/1", "activations/encode"} <= set(tags)
+    assert "activations/encode/layers/1/linear1" not in tags and "activations/encode/layers/1/linear1" in sink.tags(
+        "train"
+    )
+    (layer,) = [value for _, value in sink.series("activations/encode/layers/1", run="validation")]
+    assert layer.buckets[:, 2].sum() == (3 + 5 + 5 + 2) * 8  # what is padding is no part of it

@@ -231,3 +231,37 @@ def test_ranks_norms_before_clipping_are_those_of_the_reduced_gradients(tmp_path
     ranks = [subprocess.Popen(argument, stderr=subprocess.PIPE, env=environment) for argument in arguments]
     errors = [process.communicate(timeout=240)[1].decode() for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], errors
+
+
+class Branches(nn.Module):
+    """A layer whose output goes one way or the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.inner(x)
+        return torch.cond(y.sum() > 0, lambda y: self.outer(y).sin(), lambda y: self.outer(y).cos(), (y,))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_operators_that_compile_themselves_train_the_same(compiled):
+    def weights(watch: bool) -> list[torch.Tensor]:
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = Branches()
+        call = torch.compile(model, backend="eager") if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        monitor = Monitor(call, sink=MemorySink()) if watch else None
+        for _ in range(3):
+            call(torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        if monitor is not None:
+            monitor.log_epoch()
+            monitor.close()
+        return [*model.state_dict().values()]
+
+    assert all(map(torch.equal, weights(True), weights(False)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -17,7 +18,8 @@ from torchboard.capture.models import key_of
 from torchboard.capture.options import Capture, selectors
 from torchboard.capture.select import layers
 from torchboard.graph.eager import compiled_modules
-from torchboard.graph.module_names import KnownNames
+from torchboard.graph.fused import FusedLayers
+from torchboard.graph.module_names import KnownNames, module_names
 
 Hook = Callable[[nn.Module, tuple, Any], None]
 
@@ -45,11 +47,14 @@ class LayerHooks:
     Attributes:
         are_on: whether hooks sit on the layers.
         taken: the layers whose hook somebody else has taken away within a window.
+        ran_fused: the encoder layers that ran as one kernel in a window, so that no layer in them was called.
     """
 
     def __init__(self, model: nn.Module, options: Capture, make: Callable[[str], Hook]) -> None:
         self.are_on = False
         self.taken: dict[str, None] = {}
+        self.ran_fused: WeakSet[nn.Module] = WeakSet()
+        self._fused = FusedLayers(())
         self._model = model
         self._options = options
         self._make = make
@@ -81,6 +86,8 @@ class LayerHooks:
             chosen = [(name, layer) for name, layer in layers(self._model, self._options) if layer not in left_out]
             self._hooks = {name: self._hooks.get(name) or self._make(name) for name, _ in chosen}
             self._sites = {}
+            parts = (part for part in module_names(self._model) if chosen and part not in left_out)
+            self._fused = FusedLayers(parts, self.ran_fused)
             for name, layer in chosen:
                 site = _Site(name, weakref.ref(layer), RemovableHandle(layer._forward_hooks).id, self._hooks[name])
                 self._sites.setdefault(key_of(self._model, name), []).append(site)
@@ -96,6 +103,7 @@ class LayerHooks:
     def put_on(self) -> None:
         """Each layer chosen has its hook, behind those that it has already."""
         self.are_on = True
+        self._fused.put_on()
         for sites in self._sites.values():
             for _, reference, key, hook in sites:
                 layer = reference()
@@ -110,5 +118,7 @@ class LayerHooks:
                 layer = reference()
                 if layer is not None and layer._forward_hooks.pop(key, None) is None:
                     self.taken[name] = None
+        if model is None:
+            self._fused.take_off()
         self._off = set() if model is None else self._off | models
         self.are_on = model is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from torch import nn
@@ -12,7 +12,7 @@ from torchboard.capture.options import Capture
 from torchboard.capture.ranks.parts import localized
 from torchboard.capture.select import chosen_layers, first_names, nearest_root, scripted_layers
 from torchboard.capture.tensors import described, measurable
-from torchboard.graph.module_names import parameter_names
+from torchboard.graph.module_names import module_names, parameter_names
 from torchboard.graph.tensors import is_flat_shard
 from torchboard.values import Text
 
@@ -28,17 +28,25 @@ def left_out(kind: str, reason: str) -> list[Figures]:
 class LeftOut:
     """Says in the first epoch collected what of a model there is nothing of, if anything.
 
-    That are layers above ``max_layers``, layers in TorchScript, outputs and parameters that cannot be measured, and parameters of
-    which no rank can tell its part.
+    That are layers above ``max_layers``, layers in TorchScript or in a fused one, outputs and parameters that cannot be measured,
+    and parameters of which no rank can tell its part.
 
     Args:
         model: of which layers and parameters.
         options: which are captured.
         unread: tag of an output that could not be measured -> what it is; those of the first epoch are told.
+        ran_fused: layers that ran as one kernel, so that the layers in them did not run; those of the first epoch are told.
     """
 
-    def __init__(self, model: nn.Module, options: Capture, unread: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Capture,
+        unread: Mapping[str, str] = MappingProxyType({}),
+        ran_fused: Collection[nn.Module] = (),
+    ) -> None:
         self._unread = unread
+        self._ran_fused = ran_fused
         self._model = model
         self._options = options
         self._told = False
@@ -64,6 +72,11 @@ class LeftOut:
         if scripted and (self._options.activations or self._options.gradients):
             yield f"TorchScript takes no hooks, so there is nothing of the outputs in {_listed(scripted)}"
 
+        if fused := [name for layer, name in module_names(self._model).items() if layer in self._ran_fused]:
+            yield (
+                f"in evaluation {first_names([f'`{name}`' for name in fused], _NAMED)} ran as one kernel, as without a "
+                "monitor, so there is nothing of the layers inside"
+            )
         if self._unread:
             named = [f"`{tag}` ({what})" for tag, what in self._unread.items()]
             what = "outputs that are no real numbers in memory, or raise where they are read, cannot be measured"

@@ -86,7 +86,7 @@ class ModelWatch:
         self._graphs = PhaseGraphs(model, graph, options.compiled, self._faults.of("the graph"))
         changed = self._leave_compiled, self._choose_again
         self._late = LateChanges(model, options.compiled, *changed, self._faults.of("layers"))
-        self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread)]
+        self._more: list[Collector] = [LeftOut(model, options, self._recorder.unread, self._recorder.ran_fused)]
         self._is_idle = self._runs_eagerly = False
         self._weights = WeightsVersion(model)
         self._loss_scale = LossScale()

@@ -15,6 +15,7 @@ from torch.nn.parallel import DataParallel
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.graph.eager import compiled_modules
+from torchboard.graph.fused import FusedLayers
 from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.job import is_probe
 from torchboard.graph.module_names import unwrapped
@@ -58,6 +59,9 @@ class NextPasses:
         self._most_runs = _PATIENCE if is_compiled else inf
         self._first: dict[str, list[RemovableHandle]] = {key: [] for key in models}
         self._all: list[RemovableHandle] = []
+        parts = chain.from_iterable(model.modules() for model in models.values())
+        self._fused = FusedLayers(part for part in parts if part not in left_out)
+        self._fused.put_on()
         for key, model in models.items():
             self._watch(key, model)
 
@@ -65,6 +69,7 @@ class NextPasses:
         """Takes the hooks away."""
         for handle in chain(self._all, *self._first.values()):
             handle.remove()
+        self._fused.take_off()
 
     def _watch(self, key: str, model: nn.Module) -> None:
         first = self._first[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from threading import RLock
 
@@ -96,6 +96,11 @@ class Recorder:
             return self._in_graph.lost or self._unreadable
         taken = hooks_taken(self._hooks.taken, "in a captured step, so that nothing was seen of these layers")
         return taken or self._unreadable
+
+    @property
+    def ran_fused(self) -> Collection[nn.Module]:
+        """The encoder layers that ran as one kernel in a window, without calls of the layers in them."""
+        return self._hooks.ran_fused
 
     @property
     def _wanted(self) -> bool:

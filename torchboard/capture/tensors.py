@@ -42,8 +42,8 @@ def measurable(tensor: Tensor) -> Tensor | None:
     """The plain, dense, real tensor behind ``tensor``, detached; None where there is nothing to measure.
 
     A ``DTensor`` gives its local shard, a sparse tensor its values, those of one place added up (for which CUDA waits), a
-    jagged one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
-    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, other nested ones, a ``DTensor``
+    nested one those of its parts, and a tensor inside a function transform the one that is transformed: of ``vmap`` that is
+    the whole batch, so within ``modes.unseen``. Meta and fake tensors, complex ones, bits, nested ones with gaps, a ``DTensor``
     whose ranks hold the terms of a sum, and wrappers of any other class, have nothing that could be measured here. What a class
     does in ``__torch_function__`` is not asked.
     """
@@ -53,8 +53,10 @@ def measurable(tensor: Tensor) -> Tensor | None:
         tensor = tensor.detach() if tensor.requires_grad else tensor
     elif (tensor := _unwrapped(tensor)) is None:
         return None
-    if tensor.is_meta or tensor.is_nested or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
+    if tensor.is_meta or tensor.is_complex() or tensor.dtype in _NO_NUMBERS:
         return None
+    if tensor.is_nested:
+        return tensor.values() if tensor.is_contiguous() else None
     if tensor.is_quantized:
         return tensor.dequantize()
     if tensor.layout is torch.sparse_coo:

@@ -3,19 +3,23 @@
 Hooks that are put on a model after its first compiled call never run, and hooks inside a compiled graph would change it.
 So code under ``torch.compile`` is told to run as it is written for the length of a window, by the compiler's own stance;
 what was compiled stays as it is, is neither guarded nor compiled again, and runs once the window has closed. The stance
-belongs to the process: everything that is compiled runs eagerly in a window, the optimizer's step too.
+belongs to the process: everything that is compiled runs eagerly in a window, the optimizer's step too; but for operators such as
+``torch.cond``, which compile themselves and have to.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
+
+from torchboard.graph.higher_order import OperatorRun, meeting
 
 
 class _EagerWindows:
@@ -34,6 +38,7 @@ class _EagerWindows:
                     self._stance = torch.compiler.set_stance("force_eager")
                 except RuntimeError:
                     return False
+                meeting.begin(self._compiling)
             self._count += 1
             return True
 
@@ -53,12 +58,31 @@ class _EagerWindows:
             if self._count or self._stance is None:
                 return
             ours, self._stance = self._stance, None
-            try:
-                present = torch.compiler.set_stance("default")
-                last = ours if present.prev is ours.stance else present
-                last.__exit__(None, None, None)
-            except RuntimeError:  # compiled code is running: the user has set a stance in the window, and keeps it
-                return
+            meeting.end(self._compiling)
+            with suppress(
+                RuntimeError
+            ):  # compiled code is running: the user has set a stance in the window, and keeps it
+                _put_back(ours)
+
+    def _compiling(self, call: OperatorRun) -> Any:
+        """Runs an operator that compiles itself as it runs where no window is open."""
+        stance, is_away = self._stance, False
+        with self._lock, suppress(RuntimeError):
+            is_away = stance is not None and _put_back(stance)
+        try:
+            return call.run()
+        finally:
+            with self._lock:
+                if is_away and self._stance is stance:
+                    stance.__enter__()
+
+
+def _put_back(ours: torch._dynamo.decorators.set_stance) -> bool:
+    """Sets the stance that was there before ours, and says whether ours was the present one; otherwise that one stays."""
+    present = torch.compiler.set_stance("default")
+    is_present = present.prev is ours.stance
+    (ours if is_present else present).__exit__(None, None, None)
+    return is_present
 
 
 eager_windows = _EagerWindows()

@@ -3,9 +3,8 @@
 A ``GraphRecorder`` puts hooks on the model's modules and waits. When the model is called, the root's pre hook enters a
 function mode and a dispatch mode on that thread and its post hook leaves them; what happens in between is written down
 by a ``Tape``. Then everything takes itself off. Outputs, gradients, buffers and random state are what they would have
-been, bit for bit, except where torch itself takes another path in the presence of hooks or modes: the fused inference
-path of ``nn.TransformerEncoder`` and ``nn.MultiheadAttention`` in eval mode. A pass while the model is compiled or
-traced is left alone, and so is the recomputation of a checkpoint.
+been, bit for bit: where torch itself takes another path in the presence of hooks or modes, they step aside. A pass while the
+model is compiled or traced is left alone, and so is the recomputation of a checkpoint.
 
 The cost is about a hundred microseconds an operator, in that one pass. Nothing of the recorder's can make the pass
 fail: an error of its own ends the recording, is kept, and the pass goes on.
@@ -27,6 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from torchboard.errors import InvalidValueError
 from torchboard.graph import modes
 from torchboard.graph.drafts import Function
+from torchboard.graph.fused import FusedLayers
 from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import module_names, unwrapped
 from torchboard.graph.nodes import Graph, Source
@@ -58,6 +58,7 @@ class GraphRecorder:
         self._model = model
         self._pass: _Pass | None = None
         self._handles: list[RemovableHandle] = []
+        self._fused: FusedLayers | None = None
         self._turn = [True]
 
     @property
@@ -76,6 +77,8 @@ class GraphRecorder:
                 f"a {type(root).__name__}", "TorchScript takes no hooks", "record it unscripted"
             )
             return
+        self._fused = FusedLayers(names)
+        self._fused.put_on()
         for module, name in names.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 self._hook(module, name, module is root)
@@ -89,6 +92,8 @@ class GraphRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._fused is not None:
+            self._fused.take_off()
 
     def _hook(self, module: nn.Module, name: str, is_root: bool) -> None:
         begins = self._root_begins if is_root else functools.partial(self._begins, name)

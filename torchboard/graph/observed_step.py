@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from torchboard.errors import InvalidValueError
 from torchboard.graph import modes
 from torchboard.graph.drafts import Function
+from torchboard.graph.fused import FusedLayers
 from torchboard.graph.hooks import GuardedHook, in_backward
 from torchboard.graph.module_names import module_names, unwrapped
 from torchboard.graph.nodes import Graph, Source
@@ -48,6 +49,7 @@ class StepRecorder:
         self._tape: StepTape | None = None
         self._modes: modes.Modes | None = None
         self._handles: list[RemovableHandle] = []
+        self._fused: FusedLayers | None = None
         self._optimizer_handles: list[RemovableHandle] = []
 
     @property
@@ -69,7 +71,10 @@ class StepRecorder:
             return
         if self._model is not root:
             self._handles.append(self._model.register_forward_pre_hook(GuardedHook(self._starts, self._failed)))
-        for module, name in module_names(self._model).items():
+        names = module_names(self._model)
+        self._fused = FusedLayers(names)
+        self._fused.put_on()
+        for module, name in names.items():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             begins, ends = functools.partial(self._begins, name), functools.partial(self._ends, name)
@@ -90,6 +95,8 @@ class StepRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._fused is not None:
+            self._fused.take_off()
 
     def close(self) -> None:
         """Takes all hooks off. Not to be called within an optimizer's step, which goes through its hooks."""

@@ -14,8 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from torchboard.errors import InvalidValueError
 from torchboard.graph.eager import eagerly
+from torchboard.graph.higher_order import meeting
 from torchboard.graph.job import is_set_up
 from torchboard.graph.kept_state import KeptState
+from torchboard.graph.modes import run_aside
 from torchboard.graph.module_names import unwrapped
 from torchboard.graph.tensors import is_sharded
 from torchboard.graph.undone_writes import UndoneWrites
@@ -47,6 +49,8 @@ def quiet_pass(model: nn.Module, args: tuple, kwargs: dict) -> None:
         stack.enter_context(_evaluation_mode(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(eagerly())
+        meeting.begin(run_aside)
+        stack.callback(meeting.end, run_aside)
         stack.enter_context(_no_autocast_cache())
         writes = stack.enter_context(UndoneWrites(partial(_waits, model) if is_set_up() else None))
         stack.callback(writes.undo)

@@ -15,6 +15,7 @@ from torch.profiler import record_function
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.graph.eager import compiled_modules
+from torchboard.graph.fused import FusedLayers
 from torchboard.graph.hooks import InertWhenCopied
 from torchboard.graph.module_names import class_name, module_names
 
@@ -31,6 +32,8 @@ class LayerMarks:
         self._handles: list[RemovableHandle] = []
         self._running: dict[int, list[record_function]] = {}
         compiled = compiled_modules(model)
+        self._fused = FusedLayers(module for module in module_names(model) if module not in compiled)
+        self._fused.put_on()
         for module, name in module_names(model).items():
             if module not in compiled and not isinstance(module, torch.jit.ScriptModule):
                 title = f"{name} ({class_name(module)})" if name else class_name(module)
@@ -43,6 +46,7 @@ class LayerMarks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._fused.take_off()
         for marks in self._running.values():
             while marks:
                 _leave(marks.pop())
