@@ -239,3 +239,32 @@ def test_outputs_of_all_forms_are_measured_and_the_weights_are_those_of_the_bare
     used_within = "activation_gradients/tuple.0", "activation_gradients/dataclass.state"
     assert {tag for tag in eager if eager[tag] != compiled[tag]} == {*used_within}
     assert all(sum(row[2] for row in compiled[tag]) == 4 * 12 for tag in used_within)
+
+
+class Keeper(nn.Module):
+    """Returns, beside a tensor with a gradient, a container of its own, which holds none."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {"calls": 0, "state": [torch.zeros(())]}
+
+    def forward(self, x):
+        return x * 2, self.kept
+
+
+def test_a_container_without_gradients_is_handed_on_itself():
+    torch._dynamo.reset()
+    model = nn.ModuleDict({"keeper": Keeper(), "layer": nn.Linear(4, 4)})
+
+    def run(x):
+        x, kept = model["keeper"](model["layer"](x))
+        kept["calls"] += 1
+        kept["state"][0] = kept["state"][0] + 1
+        return x
+
+    call, optimizer = torch.compile(run, backend="eager", fullgraph=True), torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(model, sink=MemorySink(), capture=Capture(every=1, compiled="graph"), write_graph=False):
+        for _ in range(4):
+            call(torch.randn(3, 4)).square().sum().backward()
+            optimizer.step()
+    assert model["keeper"].kept == {"calls": 4, "state": [4]}

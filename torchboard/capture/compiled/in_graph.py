@@ -116,8 +116,9 @@ class GraphHook(InertWhenCopied):
         if not items:
             return value
         tapped = tapped if can_change(value) else None
+        before = len(tapped or ())
         items = [(key, self._traced(item, f"{suffix}.{key}", tapped)) for key, item in items]
-        return value if tapped is None else changed(value, items)
+        return changed(value, items) if len(tapped or ()) > before else value
 
     def _fold(self, tensor: Tensor, suffix: str, tapped: dict[str | None, Tensor] | None) -> Tensor:
         row = self.outputs.get(suffix)
@@ -125,10 +126,10 @@ class GraphHook(InertWhenCopied):
             _observe_output(*row, tensor.detach())
         if tapped is None:
             return tensor
-        if suffix in self.handed_on:
-            return tapped.get(self.handed_on[suffix], tensor)
-        row = self.gradients.get(suffix)
-        if row is not None and row.counts.device == tensor.device and tensor.requires_grad:
+        row, source = self.gradients.get(suffix), tapped.get(self.handed_on.get(suffix))
+        if source is not None:
+            tensor = tapped[suffix] = source
+        elif row is not None and row.counts.device == tensor.device and tensor.requires_grad:
             tensor = tapped[suffix] = _Tapped.apply(tensor, *row)
         return tensor
 
