@@ -74,6 +74,24 @@ def test_a_compiled_optimizer_is_heard_by_any_weight_that_it_changes(of_several)
     assert steps_of({"a": nn.Linear(2, 2), "b": model} if of_several else model, train) == (BATCHES, 3)
 
 
+def test_gradients_that_a_compiled_optimizer_does_not_show_are_said_to_be_missing():
+    torch._dynamo.reset()
+    model, sink = torch.compile(Net(), backend="eager"), MemorySink()
+    optimizer = sgd(model)
+    step = torch.compile(optimizer.step, backend="eager")
+    with Monitor(model, sink=sink, capture=Capture(every=3, compiled="skip")) as monitor:
+        for _ in range(2):
+            for _ in range(4):
+                backward(model, optimizer)
+                step()
+                monitor.log_batch()
+            monitor.log_epoch()
+        assert monitor.step == 8
+    texts = [text.markdown for _, text in sink.series("monitor/left_out/gradients", "train")]
+    assert len(texts) == 2 and all("torch.compile(optimizer.step)" in text for text in texts)
+    assert not any(tag.startswith(("gradients/", "updates/", "gradient_norm")) for tag in sink.tags("train"))
+
+
 def test_an_optimizer_within_the_backward_pass_is_heard_by_any_weight_that_it_changes():
     model = Net()
     optimizer = torch.optim.SGD(model.used.parameters(), 0.01)

@@ -204,6 +204,17 @@ def test_a_model_that_is_not_compiled_shows_the_same():
     assert histograms(sinks[0], *kinds) == histograms(sinks[1], *kinds) and histograms(sinks[0], *kinds)
 
 
+@pytest.mark.parametrize("way", ["torch.compile(model)", "not compiled"])
+def test_dead_units_are_left_out_and_that_is_said_once(way):
+    _, sink = watched(way, GRAPH)
+    tags = sink.tags("train")
+    assert not any(tag.startswith("units_dead") for tag in tags) and elements(sink, "activations")
+    ((epoch, text),) = sink.series("monitor/left_out/dead_units", "train")
+    assert epoch == 0 and "`compiled='eager'` does" in text.markdown
+    _, sink = watched(way, Capture(every=2, compiled="graph", dead_units=False))
+    assert "monitor/left_out/dead_units" not in sink.tags("train")
+
+
 def test_copies_and_pickles_of_the_model_are_silent_between_captured_steps_too():
     job, sink = Job("torch.compile(model)"), MemorySink()
     job.compile()

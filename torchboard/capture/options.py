@@ -30,7 +30,7 @@ class Capture:
             so many, evenly spread, of a larger one; they are held during the step, 256 KiB of a float32 parameter at most.
             ``update_ratio/<parameter>`` is their root mean square over that of the parameter at the end of the epoch.
         dead_units: with the activations, which units of an activation layer never change in an epoch's captured steps; the
-            layers to look at instead, in the forms of ``include``, or False for none.
+            layers to look at instead, in the forms of ``include``, or False for none. None under ``compiled="graph"``.
         every: how many steps lie between captured ones, or a schedule; the first step of each epoch is always captured. A
             number is one more behind a captured step in which one of several optimizers did not step. A step for which a
             schedule of your own raises is not, and that is warned of when the epoch ends.
@@ -48,12 +48,11 @@ class Capture:
             compiled code of the process in it, and sees what an eager model shows: the step takes the time and the memory
             that it takes uncompiled, its last digits may differ from the compiled ones', and dropout draws what it draws
             uncompiled. Nothing is compiled again, and what was compiled stays as it is. ``"graph"`` keeps captured steps
-            compiled, but for the first, and shows the same: hooks stay on the layers, and each graph is compiled a second
-            time, with the measuring in it. It needs torch 2.15 and a monitor that is made before the first compiled call.
-            ``"skip"`` costs nothing and leaves
-            such code alone: of a compiled layer there are parameters, their gradients and their updates, and of a compiled
-            model no graph and no feature maps; compile the model itself before the monitor is made, or the first call is
-            compiled twice; layers, one by one, at any time.
+            compiled, but for the first, and shows the same but for dead units: hooks stay on the layers, and each graph is
+            compiled a second time, with the measuring in it. It needs torch 2.15 and a monitor that is made before the first
+            compiled call. ``"skip"`` costs nothing and leaves such code alone: of a compiled layer there are parameters, their
+            gradients and their updates, and of a compiled model no graph and no feature maps; compile the model itself before
+            the monitor is made, or the first call is compiled twice; layers, one by one, at any time.
         max_overhead: the share of the training's time that the monitor may take of the host, such as 0.01: where it takes more,
             captured steps move apart, to twice the distance, four times and so on, and back. An epoch's first step is captured
             all the same, and what was captured is collected; what these two leave of the share, a quarter of it at least, is

@@ -39,7 +39,8 @@ _Named = tuple[str, nn.Parameter]
 WITHOUT_GRADIENT = "monitor/parameters_without_gradient"
 _UNREAD = (
     "they are read when a `torch.optim.Optimizer` that holds parameters of the model steps, and none has behind the backward "
-    "passes of captured steps (what steps within a pass does not count)"
+    "passes of captured steps (what steps within a pass does not count, nor does what is compiled, as "
+    "`torch.compile(optimizer.step)`, but where `Capture(compiled='eager')` runs it uncompiled)"
 )
 
 

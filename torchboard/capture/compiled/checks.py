@@ -78,8 +78,9 @@ def silent_layers(model: nn.Module, tags: Iterable[str]) -> InvalidValueError:
         return InvalidValueError(
             came,
             f"in compiled steps no gradient came to {len(silent)} outputs ({named}) from outside of their layers, as of outputs "
-            f"that their own layer alone uses, or of {cause}",
-            "give compiled='eager' to see what layers send back to outputs of their own",
+            "that their own layer alone uses, or returns in a container that cannot be copied (a subclass of dict, say), or of "
+            f"{cause}",
+            "give compiled='eager', which sees these gradients too",
         )
     return InvalidValueError(
         came,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from torchboard.capture.compiled.checks import (
     cuda_graphs,
     silent_layers,
 )
+from torchboard.capture.compiled.outputs import can_change, can_copy, changed, items_of
 from torchboard.capture.compiled.same_tensors import Place, SameTensors
 from torchboard.capture.gradient_tap import BackwardEnd
 from torchboard.capture.models import key_of, models_in
@@ -107,30 +107,29 @@ class GraphHook(InertWhenCopied):
         traced = self._traced(output, "", {})
         return traced if self.gradients else None
 
-    def _traced(self, value: Any, suffix: str, tapped: dict[str | None, Tensor]) -> Any:
-        """The same value, each tensor of it folded, and replaced by one whose gradient will be, which is put into ``tapped``."""
+    def _traced(self, value: Any, suffix: str, tapped: dict[str | None, Tensor] | None) -> Any:
+        """The same value, each tensor of it folded, and replaced by one whose gradient will be, which is put into ``tapped``;
+        with None for that, as in a container that cannot be made again, none is replaced."""
         if isinstance(value, Tensor):
             return self._fold(value, suffix, tapped) if type(value) is Tensor else value
-        if isinstance(value, (tuple, list)):
-            names = getattr(value, "_fields", range(len(value)))
-            items = [self._traced(item, f"{suffix}.{name}", tapped) for name, item in zip(names, value)]
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        if is_dataclass(value):
-            names = value.keys() if isinstance(value, Mapping) else [field.name for field in fields(value)]
-            changed = {name: self._traced(getattr(value, name), f"{suffix}.{name}", tapped) for name in names}
-            return replace(value, **changed)
-        if type(value) is dict:
-            return {key: self._traced(item, f"{suffix}.{key}", tapped) for key, item in value.items()}
-        return value
+        items = items_of(value)
+        if not items:
+            return value
+        tapped = tapped if can_change(value) else None
+        before = len(tapped or ())
+        items = [(key, self._traced(item, f"{suffix}.{key}", tapped)) for key, item in items]
+        return changed(value, items) if len(tapped or ()) > before else value
 
-    def _fold(self, tensor: Tensor, suffix: str, tapped: dict[str | None, Tensor]) -> Tensor:
+    def _fold(self, tensor: Tensor, suffix: str, tapped: dict[str | None, Tensor] | None) -> Tensor:
         row = self.outputs.get(suffix)
         if row is not None and row.counts.device == tensor.device:
             _observe_output(*row, tensor.detach())
-        if suffix in self.handed_on:
-            return tapped.get(self.handed_on[suffix], tensor)
-        row = self.gradients.get(suffix)
-        if row is not None and row.counts.device == tensor.device and tensor.requires_grad:
+        if tapped is None:
+            return tensor
+        row, source = self.gradients.get(suffix), tapped.get(self.handed_on.get(suffix))
+        if source is not None:
+            tensor = tapped[suffix] = source
+        elif row is not None and row.counts.device == tensor.device and tensor.requires_grad:
             tensor = tapped[suffix] = _Tapped.apply(tensor, *row)
         return tensor
 
@@ -335,6 +334,7 @@ def _prepare_compiler() -> None:
 
     torch._dynamo.config.recompile_limit *= 3
     torch.compiler.assume_constant_result(_transformed)
+    torch.compiler.assume_constant_result(can_copy)
     torch._dynamo.eval_frame.skip_code(GraphHook.__call__.__code__)  # no graph of its own, where it is not inlined
 
 

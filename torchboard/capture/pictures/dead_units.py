@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchboard.capture.figures import Figures
+from torchboard.capture.left_out import left_out
 from torchboard.capture.options import Capture, selectors
 from torchboard.capture.pictures.views import CONVOLUTIONS
 from torchboard.capture.select import matches, tag_path
@@ -53,6 +55,10 @@ _FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase)
 _MAX_DRAWN, _MAX_NAMED = 1 << 14, 10
 _WIDTH, _CELLS = 320, (2, 20)
 _DESCRIPTION = "The share of units that had one and the same value in all captured steps of the epoch."
+_IN_GRAPH = (
+    "captured steps that stay compiled (`Capture(compiled='graph')`) do not show which units change; "
+    "`compiled='eager'` does"
+)
 _DEAD, _ALIVE = (40, 40, 40), (198, 219, 239)
 
 
@@ -70,6 +76,7 @@ class DeadUnits:
     def __init__(self, options: Capture, model: nn.Module) -> None:
         chosen = options.dead_units if options.activations else False
         self.wanted = chosen is not False
+        self._stays_compiled, self._is_missed = options.compiled == "graph", False
         given = ACTIVATIONS if chosen is True else selectors(chosen or None)
         self._types = tuple(selector for selector in given if isinstance(selector, type))
         self._roles: dict[type, tuple[bool, bool, bool]] = {}
@@ -94,7 +101,9 @@ class DeadUnits:
         is_meant, is_first, is_last = role
         is_meant = is_meant or self._others and self._is_named(name, module)
         is_known = is_first or is_last
-        if is_meant and isinstance(output, Tensor):
+        if is_meant and self._stays_compiled:
+            self._is_missed = True
+        elif is_meant and isinstance(output, Tensor):
             self._fold(name, module, output, is_first if is_known else None)
         if is_known:
             self._after = name
@@ -104,8 +113,14 @@ class DeadUnits:
                 shape = output.shape
                 self._last = self._alike[len(shape)] = is_first, shape[_unit_axis(len(shape), is_first)]
 
-    def collect(self) -> list[DeadUnitSnapshot]:
-        """The ranges since the last call, on their way to the host; they begin anew."""
+    def collect(self) -> list[DeadUnitSnapshot | Figures]:
+        """The ranges since the last call, on their way to the host; they begin anew.
+
+        Where captured steps stay compiled there is a text instead, once, if one of those layers has run.
+        """
+        if self._is_missed:
+            self.wanted = self._is_missed = False
+            return left_out("dead_units", _IN_GRAPH)
         seen = {tag_: range_ for tag_, range_ in self._tagged() if range_.count > 1}
         copy = HostCopy([torch.stack((range_.low, range_.high)) for range_ in seen.values()]) if seen else None
         facts = tuple((range_.after, range_.count) for range_ in seen.values())
