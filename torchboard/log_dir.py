@@ -21,6 +21,15 @@ def place(path: str) -> str:
     return path if SCHEME in path else os.path.realpath(path)
 
 
+def spelled(log_dir: str | os.PathLike[str]) -> str:
+    """A path or a URL as it was given, without what makes no difference on any machine, such as a slash at its end."""
+    path = os.fsdecode(log_dir).removeprefix("file" + SCHEME)
+    if SCHEME not in path:
+        return os.path.normpath(path)
+    scheme, _, place = path.partition(SCHEME)
+    return scheme + SCHEME + place.rstrip("/")
+
+
 def new_log_dir(comment: str = "") -> str:
     """Makes a directory that nobody else has, named as ``torch.utils.tensorboard`` names it.
 
@@ -54,16 +63,13 @@ def path_of(log_dir: str | os.PathLike[str]) -> str:
         raise InvalidValueError(f"log_dir={log_dir!r}", "no file system takes a name with a NUL", "leave it out")
     if isinstance(log_dir, os.PathLike) and _LOST_SLASH.match(os.fsdecode(log_dir)):
         raise InvalidValueError(f"log_dir={log_dir!r}", "no path object can hold a URL", "give the URL as a string")
-    path = os.fsdecode(log_dir).removeprefix("file" + SCHEME)
-    remote = SCHEME in path
-    path = path if remote else os.path.abspath(os.path.expanduser(path))
-    if MARK in os.path.basename(path.rstrip("/")):
+    path = spelled(log_dir)
+    if SCHEME not in path:
+        path = os.path.abspath(os.path.expanduser(path))
+    if MARK in os.path.basename(path):
         raise RunError(
             f"log_dir={log_dir!r}", f"TensorBoard takes names with {MARK!r} for event files", "choose another name"
         )
-    if remote:
-        scheme, _, place = path.partition(SCHEME)
-        return scheme + SCHEME + place.rstrip("/")
     return path
 
 

@@ -165,6 +165,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
             }
             self._phases.write_captured(TRAIN, (run_facts(model, options),), self.epoch)
         self._trial = None if trial is None else start_session(self._run.root, *trial)
+        self._ranks.join()
         self._begin_epoch()
 
     # ---- what a user calls
@@ -290,6 +291,7 @@ class Monitor(AnalysisMethods, NotebookMethods, SilentWhenCopied):
         if self._trial is not None:
             self._trial.end(self._error)
         self._closed = True
+        self._ranks.close()
         self._release()
         self._warn_of_errors()
 

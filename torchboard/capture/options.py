@@ -62,7 +62,7 @@ class Capture:
             is not in it, nor what another thread writes meanwhile, nor the wait for other ranks. None for no bound and no
             figure.
         rank_timeout: in a distributed job, how many seconds ``log_epoch`` waits for a rank that does not call it; then it
-            goes on without, with a warning.
+            goes on without, with a warning, and waits for a second at most until that rank has come again.
 
     Raises:
         InvalidValueError: a field has another type or value than these.

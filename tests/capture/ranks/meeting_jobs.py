@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from rank_jobs import Keeping, _counted_waits, _set_up
+from rank_jobs import Keeping, _granted_waits, _set_up
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
+import torchboard
 from torchboard import Capture, Monitor
-from torchboard.errors import InvalidValueError, TorchboardWarning
+from torchboard.errors import InvalidValueError, RunError, TorchboardWarning
 
 
 def on_two_ranks(rank: int, directory: str) -> None:
-    """Runs every job; what rank 0 was given to write, what was told and what was waited for is saved."""
+    """Runs every job; what rank 0 was given to write, what was told and for how long it may have waited is saved."""
+    if rank == 1:
+        _watched("trial")[0].close()
     _set_up(rank, 2, directory)
+    os.makedirs(f"{directory}/disk {rank}")
+    os.chdir(f"{directory}/disk {rank}")
     jobs = (
+        after_a_trial,
+        every_second,
+        first_every_third,
+        ahead,
+        tried_again,
+        tried_again_to_resume,
         skips,
         skips_without_steps,
         raises,
@@ -35,11 +47,11 @@ def on_two_ranks(rank: int, directory: str) -> None:
     )
     for job in jobs:
         dist.barrier()
-        with warnings.catch_warnings(record=True) as caught, _counted_waits() as waits:
+        with warnings.catch_warnings(record=True) as caught, _granted_waits() as waits:
             warnings.simplefilter("always")
             result = job(rank)
         told = [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
-        torch.save((result, told, len(waits)), f"{directory}/{job.__name__}-{rank}")
+        torch.save((result, told, sum(waits)), f"{directory}/{job.__name__}-{rank}")
     dist.barrier()
     os._exit(0)
 
@@ -71,6 +83,69 @@ def _train(rank: int, epochs: int, end: Callable[[Monitor, int], None], steps: i
         dist.barrier()
     monitor.close()
     return sink.kept
+
+
+def after_a_trial(rank: int):
+    """Rank 1 has made a monitor before the job was set up."""
+    return _train(rank, 2, lambda monitor, _: monitor.log_epoch(), log_dir=None)
+
+
+def every_second(rank: int):
+    """Rank 1 leaves every second end of an epoch out, and comes first to the others."""
+
+    def end(monitor: Monitor, epoch: int) -> None:
+        if rank == 1 and epoch % 2:
+            monitor.log_epoch()
+        dist.barrier()
+        if rank == 0:
+            monitor.log_epoch()
+
+    return _train(rank, 6, end, timeout=3.0)
+
+
+def first_every_third(rank: int):
+    """Rank 0 ends every third epoch of rank 1."""
+    return _train(rank, 9, lambda monitor, epoch: (rank or epoch % 3 == 2) and monitor.log_epoch(), timeout=0.3)
+
+
+def ahead(rank: int):
+    """Rank 1 ends the first epoch of its second training when rank 0 is not through with the first."""
+    _watched(f"former of {rank}")[0].close()
+    first, _, _ = _watched("first")
+    dist.barrier()
+    if rank == 0:
+        dist.barrier()
+    monitor, sink, step = _watched("second")
+    for examples in (1, 2):
+        step(examples)
+        monitor.log_epoch()
+    if rank == 1:
+        dist.barrier()
+    monitor.close()
+    first.close()
+    return sink.kept
+
+
+def tried_again(rank: int, resume: bool = False):
+    """Rank 0's monitor is made at the second try."""
+    log_dir = f"tried again {resume}"
+    if rank == 0:
+        with open(log_dir, "w"), contextlib.suppress(RunError):
+            Monitor(nn.Linear(2, 2), log_dir, resume=resume)
+        os.remove(log_dir)
+        dist.barrier()
+    with _watched(log_dir, sink=None, resume=resume)[0] as monitor:
+        if rank == 1:
+            dist.barrier()
+        dist.barrier()
+        monitor.log_batch(loss=float(rank))
+        monitor.log_epoch()
+    return float(torchboard.read(log_dir).scalars("epoch_loss").values[0]) if rank == 0 else None
+
+
+def tried_again_to_resume(rank: int):
+    """The same where the ranks talk before the monitor is made."""
+    return tried_again(rank, resume=True)
 
 
 def skips(rank: int):

@@ -256,19 +256,20 @@ def _port(rank: int, directory: str) -> int:
 
 
 @contextmanager
-def _counted_waits() -> Iterator[list[str]]:
-    """What is looked for in the store with patience, inside the context."""
-    keys, arrives = [], Mail.arrives
+def _granted_waits() -> Iterator[list[float]]:
+    """How many seconds rank 0 would wait for each thing that it looks for inside the context and that is not there."""
+    granted, take = [], Mail.take
 
-    def counted(mail: Mail, key: str, deadline: float) -> bool:
-        keys.extend([key] if deadline > time.monotonic() else [])
-        return arrives(mail, key, deadline)
+    def counted(mail: Mail, key: str, deadline: float) -> bytes | None:
+        if not mail.has(key):
+            granted.append(max(deadline - time.monotonic(), 0.0))
+        return take(mail, key, deadline)
 
-    Mail.arrives = counted
+    Mail.take = counted
     try:
-        yield keys
+        yield granted
     finally:
-        Mail.arrives = arrives
+        Mail.take = take
 
 
 def on_two_ranks(rank: int, directory: str) -> None:
@@ -279,14 +280,14 @@ def on_two_ranks(rank: int, directory: str) -> None:
     torch.save(_agreements(rank, directory), f"{directory}/agreements-{rank}")
     torch.save(_collective_inside(rank), f"{directory}/inside-{rank}")
     told: dict[str, list[str]] = {}
-    waits: dict[str, int] = {}
+    waits: dict[str, list[float]] = {}
     jobs = {"some": _some_call, "late": _late, "first": _first_does_not_call, "half": _half_comes}
     for name, job in jobs.items():
         dist.barrier()
-        with warnings.catch_warnings(record=True) as caught, _counted_waits() as counted:
+        with warnings.catch_warnings(record=True) as caught, _granted_waits() as granted:
             warnings.simplefilter("always")
             result = job(rank)
-        waits[name] = len(counted)
+        waits[name] = granted
         told[name] = [str(warning.message) for warning in caught if warning.category is TorchboardWarning]
         torch.save(result, f"{directory}/{name}-{rank}")
     torch.save((told, waits), f"{directory}/told-{rank}")
@@ -335,6 +336,7 @@ def _before_the_job_is_set_up(rank: int) -> Callable[[], object]:
 def _agreements(rank: int, directory: str):
     """What long messages arrive as, how often steps are captured, and where a log goes on that only rank 0 has."""
     ranks = Ranks(60.0)
+    ranks.join()
     dist.barrier()
     ranks.end_epoch(0, 0, captures=True)
     long = {other: (len(sent), sent[:1]) for other, sent in ranks.gather("long", bytes([rank]) * (9 << 20)).items()}
@@ -490,6 +492,8 @@ def _other_version(rank: int):
     options = {"capture": Capture(every=1, rank_timeout=60.0, max_overhead=0.5), "feature_maps": False}
     monitor = Monitor(model, sink=sink, **options, write_graph=False) if rank == 0 else None
     ranks = None if monitor else Ranks(60.0, greeting=greeting(model))
+    if ranks:
+        ranks.join()
     dist.barrier()
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
     wrong = {
@@ -527,7 +531,9 @@ def _other_progress(rank: int, directory: str) -> tuple[list[int], list[str]]:
         warnings.simplefilter("always")
         for post in (b"{", b'{"laps": 2}', b'{"epochs": "two"}', b"[2]", b'{"epochs": 2, "purge_step": null}'):
             if rank == 0:
-                Ranks(60.0, f"{directory}/nothing", greeting(model)).from_first("progress", post)
+                ranks = Ranks(60.0, f"{directory}/nothing", greeting(model))
+                ranks.from_first("progress", post)
+                ranks.join()
                 continue
             with Monitor(model, f"{directory}/nothing", resume=True, write_graph=False) as monitor:
                 began.append(monitor.epoch)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import meeting_jobs
 import pytest
 import torch
 from test_ranks import _start
+from torch.distributed import HashStore
 
+from torchboard.capture.ranks.mail import Mail
+from torchboard.capture.ranks.peers import new_card
 from torchboard.sketch import layout
 
 
@@ -25,6 +29,68 @@ def examples(kept: dict) -> dict[int, int]:
 
 def means(kept: dict) -> list[float]:
     return [value for (_, tag, _), value in sorted(kept.items()) if tag == "epoch_loss"]
+
+
+def test_monitors_made_before_the_job_do_not_keep_ranks_from_meeting(two):
+    kept, told, _ = torch.load(two / "after_a_trial-0")
+    assert examples(kept) == {0: 30, 1: 32} and not told
+
+
+def test_a_rank_that_leaves_every_second_end_of_an_epoch_out_is_merged_in_the_others(two):
+    kept, told, waits = torch.load(two / "every_second-0")
+    assert examples(kept) == {0: 10, 1: 41 + 11, 2: 12, 3: 45 + 13, 4: 14, 5: 49 + 15} and len(told) == 1
+    assert waits <= 3 + 1 + 1, "all patience once, and then a second"
+
+
+def test_a_rank_that_ends_more_epochs_than_the_first_is_merged_in_all_of_its(two):
+    kept, told, _ = torch.load(two / "first_every_third-0")
+    assert examples(kept).keys() == {0, 1, 2} and not told
+    assert all(count > 3 * 10 + 20 for count in examples(kept).values())
+    _, told, _ = torch.load(two / "first_every_third-1")
+    assert len(told) == 1 and "waited 0.3 s for rank 0" in told[0]
+
+
+def test_a_rank_that_is_a_training_ahead_is_waited_for(two):
+    kept, told, _ = torch.load(two / "ahead-0")
+    assert examples(kept) == {0: 2, 1: 4} and not told
+    assert not torch.load(two / "ahead-1")[1]
+
+
+@pytest.mark.parametrize("job", ["tried_again", "tried_again_to_resume"])
+def test_a_monitor_that_could_not_be_made_is_nobodys_peer(two, job):
+    mean, told, _ = torch.load(two / f"{job}-0")
+    assert mean == 0.5 and not told and not torch.load(two / f"{job}-1")[1]
+
+
+@pytest.mark.parametrize(
+    "one, other", [("runs/log", Path("runs/./log")), ("runs/log/", "file://runs/log"), ("s3://log/", "s3://log")]
+)
+def test_it_makes_no_difference_how_a_directory_is_spelled(one, other):
+    assert new_card(one, {}).log_dir == new_card(other, {}).log_dir
+
+
+class Vanishing:
+    """A store in which nothing stays that somebody has seen."""
+
+    def __init__(self) -> None:
+        self._store = HashStore()
+        self._store.set_timeout(timedelta(milliseconds=10))
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    def check(self, keys: list[str]) -> bool:
+        found = self._store.check(keys)
+        self._store.delete_key(keys[0])
+        return found
+
+
+def test_what_is_taken_back_while_it_is_read_did_not_come():
+    mail = Mail(Vanishing())
+    mail.give("post", b"said")
+    assert mail.read("post") is None
+    mail.give("post", b"said")
+    assert mail.take("post", 0.0) is None
 
 
 def test_a_rank_that_left_an_end_of_an_epoch_out_is_merged_again_in_the_next(two):
@@ -67,8 +133,7 @@ def test_monitors_of_one_directory_are_of_one_training(two, job):
     kept, told, _ = torch.load(two / f"{job}-0")
     assert examples(kept) == {0: 30, 1: 32} and means(kept) == [15, 16]
     if job == "one_more":
-        assert len(told) == 1 and "No Monitor on rank 1 of 2 has" in told[0]
-        assert "('average'; there is one with 'trained')" in told[0]
+        assert len(told) == 1 and "There is no Monitor on rank 1 of 2 with rank 0's log_dir ('average')" in told[0]
     else:
         assert not told
 

@@ -2,12 +2,13 @@
 
 The guarantee: no collective is ever run, so nothing of ours can be waited for by a rank that does not know of it, and no
 process group can be broken by a rank that is late or gone. A rank leaves what it has in the store and goes on. Rank 0 takes
-it, waits at most ``patience`` seconds for what is missing, once for each rank that misses, says so in a warning and goes on.
-It works with every backend that keeps a store (all but MPI), needs no port or address of its own, and every fault of the
-store ends in a warning.
+it, waits at most ``patience`` seconds for what is missing, less and less for a rank that goes on missing, says so in a warning
+and goes on. It works with every backend that keeps a store (all but MPI), needs no port or address of its own, and every fault
+of the store ends in a warning.
 
 Ends of epochs are numbered by how often rank 0 came to one, and rank 0 leaves the number that it comes to next. A rank that
-finds itself behind goes on with that number, and is never paired with another epoch of rank 0's.
+finds itself behind goes on with that number, and is never paired with another epoch of rank 0's. One that is more than two
+ahead, and has waited, leaves its end of an epoch out. So none takes back what rank 0 is about to take.
 
 The cost, in each exchange: four short requests a rank, and its bytes once up and once down. They pass through the host of
 the store, in general rank 0's, which holds them in between.
@@ -19,7 +20,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from os import environ
 from typing import NamedTuple
@@ -27,12 +28,13 @@ from typing import NamedTuple
 import torch
 
 from torchboard.capture.ranks.mail import Mail, awaited
+from torchboard.capture.ranks.patience import Patience
 from torchboard.capture.ranks.peers import Peers, listed, new_card
 from torchboard.errors import TorchboardWarning
 from torchboard.graph.job import is_set_up
 
-_AHEAD = 2
-"""Ends of epochs that a rank may be ahead of rank 0."""
+_KEPT = 2
+"""Ends of epochs that what rank 0 left lies there for a rank that is behind."""
 
 
 class _Now(NamedTuple):
@@ -47,7 +49,7 @@ class Ranks:
     """This process among the ranks of a distributed job; in any other process it is rank 0 and alone.
 
     The job may be set up after this is made: until then the rank is what the launcher left in the environment (``RANK`` and
-    ``WORLD_SIZE``, as ``torchrun`` does). A failure never leaves a method.
+    ``WORLD_SIZE``, as ``torchrun`` does). A failure never leaves a method. Other ranks find this one from ``join`` on.
 
     Args:
         patience: seconds to wait for another rank.
@@ -65,27 +67,44 @@ class Ranks:
         self, patience: float, log_dir: object = None, greeting: bytes = b"", options: Mapping[str, str] | None = None
     ) -> None:
         self._card = new_card(log_dir, options or {})
-        self._patience = patience
+        self._seconds = patience
+        self._patience = Patience(patience)
         self._greeting = greeting
         self._mail: Mail | None = None
         self._alone = False
+        self._was_early = False
         self._number = 0
-        self._left: list[tuple[int, str]] = []
-        self._missed: set[int] = set()
+        self._left: list[tuple[int, list[str]]] = []
+        self._missed: dict[int, str] = {}
+        self._named: set[int] = set()
         self._present: dict[int, bool] = {}
         self._told: set[str] = set()
-        self._unheard: set[str] = set()
         self._steps = 0
-        self._is_of_another = False
+        self._takes_part = True
         self.rank, self.size = _rank_and_size()
         self.writes = self.rank == 0
-        self._join()
+
+    def join(self) -> None:
+        """Says that the monitor is made, and lets other ranks find it: at once, or at the first end of an epoch of the job.
+
+        One that could not be made does not come to this, and the next of this rank is found in its place.
+        """
+        self._enter()
         self._was_early = self._mail is None
+        if self._mail is not None:
+            with self._in_store():
+                self._peers.stay()
+
+    def close(self) -> None:
+        """Says that the monitor is closed; a store that is gone by then is no matter."""
+        if self._mail is not None:
+            with suppress(Exception):
+                self._peers.close()
 
     @property
     def several(self) -> bool:
         """Whether there are other ranks that can be reached."""
-        self._join()
+        self._enter()
         if self._mail is None and not self.writes and not self._alone:
             self.tell(
                 f"This process is rank {self.rank} by its environment variable RANK, and only rank 0's Monitor writes; but "
@@ -113,6 +132,7 @@ class Ranks:
         self._number += 1
         if self.several:
             with self._in_store():
+                self._peers.stay()
                 return self._open(epoch, steps) if self.writes else self._follow(epoch, steps, captures)
         return epoch
 
@@ -129,7 +149,7 @@ class Ranks:
                     taken |= self._take(
                         what, [rank for rank, captures in self._present.items() if captures or from_all]
                     )
-                elif not self._is_of_another:
+                elif self._takes_part:
                     self._leave_behind(what, payload)
         return taken
 
@@ -137,11 +157,13 @@ class Ranks:
         """What rank 0 gave, for which the others wait; their own payload where it did not come in time."""
         if not self.several:
             return payload
+        key = f"{self._number}/{what}"
         with self._in_store():
             if self.writes:
                 self._leave_behind(what, payload)
-            elif not self._is_of_another and self._hears(lambda: self._of_first(f"{self._number}/{what}"), what):
-                return self._mail.read(self._of_first(f"{self._number}/{what}"))
+            elif self._takes_part and self._hears(lambda: self._of_first(key) is not None, what):
+                said = self._of_first(key)
+                return payload if said is None else said
         return payload
 
     def greeting(self, rank: int) -> bytes | None:
@@ -162,130 +184,109 @@ class Ranks:
 
     def _open(self, epoch: int, steps: int) -> int:
         """Finds out who is there, and says where to come next."""
-        self._present, late, absent = {}, [], []
-        deadline = time.monotonic() + self._patience
+        self._present, absent, start = {}, [], time.monotonic()
         for rank in range(1, self.size):
-            waits = rank not in self._missed
-            place = self._peers.place(rank)
-            if place is None and self._was_early and waits:
-                awaited(lambda rank=rank: self._peers.place(rank) or rank in self._peers.others, deadline)
-                place = self._peers.place(rank)
-            if place is None:
-                (late if self._was_early and rank not in self._peers.others else absent).append(rank)
-                continue
-            if not waits and self._mail.has(last := f"{place}/{self._number - 1}/here"):
-                self._mail.discard(last)  # it came late, so it will come again
-                waits = True
-            key = f"{place}/{self._number}/here"
-            if self._mail.arrives(key, deadline if waits else 0.0):
-                self._present[rank] = self._mail.take(key) == b"1"
-                self._missed.discard(rank)
-            else:
-                late.append(rank)
-        self._tell_of_absent(absent)
-        self._tell_of_options()
-        self._miss(late)
+            self._note(rank)
+            deadline = start + self._patience[rank]
+            if self._was_early and not self._is_known(rank):
+                awaited(lambda rank=rank: self._is_known(rank), deadline)
+            if self._peers.place(rank) is None and (not self._was_early or self._peers.other(rank)):
+                absent.append(rank)
+            elif (said := self._receive(rank, "here", deadline)) is not None:
+                self._present[rank] = said == b"1"
+        for message in self._peers.complaints(absent, self.size):
+            self.tell(message)
+        self._tell_of_missed()
         now = _Now(self._number + 1, epoch + 1, steps)
         self._mail.give(f"{self._place}/now", json.dumps(now).encode())
-        self._take_back(before=self._number - _AHEAD)
+        self._take_back(before=self._number - _KEPT)
         return epoch
 
     def _take(self, what: str, ranks: list[int]) -> dict[int, bytes]:
-        taken, deadline = {}, time.monotonic() + self._patience
-        for rank in ranks:
-            key = f"{self._peers.place(rank)}/{self._number}/{what}"
-            if self._mail.arrives(key, deadline):
-                taken[rank] = self._mail.take(key)
-            else:
-                del self._present[rank]
-        self._miss([rank for rank in ranks if rank not in taken])
-        return taken
+        start = time.monotonic()
+        posts = {rank: self._receive(rank, what, start + self._patience[rank]) for rank in ranks}
+        self._tell_of_missed()
+        return {rank: post for rank, post in posts.items() if post is not None}
 
-    def _miss(self, late: list[int]) -> None:
-        """Says once which ranks do not come."""
-        new = [rank for rank in late if rank not in self._missed]
-        self._missed.update(new)
+    def _is_known(self, rank: int) -> bool:
+        return self._peers.place(rank) is not None or self._peers.other(rank) is not None
+
+    def _receive(self, rank: int, what: str, deadline: float) -> bytes | None:
+        """What a rank gives in this exchange; where it does not come in time, nothing more is taken from it in this one."""
+        place, key = self._peers.place(rank), f"{self._number}/{what}"
+        post = None if place is None else self._mail.take(f"{place}/{key}", deadline)
+        if post is None:
+            self._missed[rank] = key
+            self._present.pop(rank, None)
+        return post
+
+    def _note(self, rank: int) -> None:
+        """How long a rank is waited for depends on whether it came to the exchange before, be it late."""
+        missed, place = self._missed.pop(rank, None), self._peers.place(rank)
+        if place is not None or missed:
+            self._patience.note(rank, missed is None or place is not None and self._mail.has(f"{place}/{missed}"))
+
+    def _tell_of_missed(self) -> None:
+        """Says once of each rank that it does not come."""
+        new = sorted(self._missed.keys() - self._named)
+        self._named.update(new)
         if new:
             self.tell(
-                f"Rank 0 waited {self._patience:g} s in log_epoch() for {listed(new)} of {self.size}, which did not call it "
-                "or are gone: what they see is missing from the log. Call log_epoch() on every rank. Rank 0 will not wait for "
-                "them again unless they come."
+                f"Rank 0 waited {self._seconds:g} s in log_epoch() for {listed(new)} of {self.size}, which did not call it "
+                "or are gone: what they see is missing from the log. Call log_epoch() on every rank. Until they come "
+                "again rank 0 will wait for them for a second in all."
             )
-
-    def _tell_of_absent(self, absent: list[int]) -> None:
-        none = [rank for rank in absent if rank not in self._peers.others]
-        if none:
-            self.tell(
-                f"There is no Monitor on {listed(none)} of {self.size}: what these see is missing from the log. Make one on "
-                "every rank; only rank 0's writes."
-            )
-        others = [rank for rank in absent if rank in self._peers.others]
-        if others:
-            self.tell(
-                f"No Monitor on {listed(others)} of {self.size} has rank 0's log_dir ({self._card.log_dir!r}; there is one with "
-                f"{self._peers.others[others[0]]!r}): what these see is missing from the log. Give the same log_dir on every "
-                "rank; only rank 0's writes. Trainings of their own that share a torch.distributed job cannot be logged but "
-                "rank 0's."
-            )
-
-    def _tell_of_options(self) -> None:
-        for rank, options in self._peers.options.items():
-            differ = [name for name, text in self._card.options.items() if options.get(name, text) != text]
-            if rank != self.rank and differ:
-                told = ", ".join(f"{name}={options[name]}, not {self._card.options[name]}" for name in differ)
-                self.tell(
-                    f"The Monitors of this job have other options than rank 0's ({told}): of what only some ranks capture, only "
-                    "theirs is in the log. Give the same options on every rank."
-                )
-                break
 
     # ---- the others
 
     def _follow(self, epoch: int, steps: int, captures: bool) -> int:
-        """Waits until rank 0 is no more than some ends of epochs behind, and says that this rank is there."""
-        self._is_of_another = self._peers.place(0) is None and 0 in self._peers.others
-        if self._is_of_another:
+        """Waits until rank 0 is no more than two ends of epochs behind, and says that this rank is there."""
+        other = self._peers.other(0)
+        self._takes_part = other is None
+        if other is not None:
             self.tell(
                 f"No Monitor on rank 0 has the log_dir of rank {self.rank}'s ({self._card.log_dir!r}; there is one with "
-                f"{self._peers.others[0]!r}): nothing of what this rank sees is written. Give the same log_dir on every rank."
+                f"{other!r}): nothing of what this rank sees is written. Give the same log_dir on every rank."
             )
+            self._number -= 1
             return epoch
         now = self._now()
-        if now.number < self._number - 1:
-            self._hears(lambda: self._now().number >= self._number - 1, "now")
+        if self._number > now.number + 1:
+            self._takes_part = self._hears(lambda: self._number <= self._now().number + 1, "now")
             now = self._now()
         if now.number > self._number:
             self._number = now.number - (steps == now.steps and steps != self._steps)
+        self._number = min(self._number, now.number + 1)
         self._steps = steps
-        self._take_back(before=max(now.number - 1, self._number - _AHEAD))
-        self._leave_behind("here", b"1" if captures else b"0")
+        self._take_back(before=now.number - 1)
+        if self._takes_part:
+            self._leave_behind("here", b"1" if captures else b"0")
         return epoch if now.epoch is None else max(now.epoch + self._number - now.number, 0)
 
     def _now(self) -> _Now:
-        key = self._of_first("now")
-        return _Now() if key is None else _Now(*json.loads(self._mail.read(key)))
+        said = self._of_first("now")
+        return _Now() if said is None else _Now(*json.loads(said))
 
-    def _of_first(self, what: str) -> str | None:
-        """The key of what rank 0 left, if it is there."""
+    def _of_first(self, what: str) -> bytes | None:
+        """What rank 0 left, if it is there."""
         place = self._peers.place(0)
-        key = f"{place}/{what}"
-        return key if place is not None and self._mail.has(key) else None
+        return None if place is None else self._mail.read(f"{place}/{what}")
 
-    def _hears(self, is_there: Callable[[], object], what: str) -> bool:
-        """Waits for rank 0, which is told of and not waited for again if it does not come."""
-        if is_there() or what not in self._unheard and awaited(is_there, time.monotonic() + self._patience):
-            self._unheard.discard(what)
-            return True
-        self._unheard.add(what)
-        self.tell(
-            f"Rank {self.rank} waited {self._patience:g} s for rank 0, whose Monitor writes the log and did not "
-            "follow: what this rank sees may be missing. Call log_epoch() on every rank."
-        )
-        return False
+    def _hears(self, is_there: Callable[[], bool], what: str) -> bool:
+        """Waits for rank 0, which is told of if it does not come."""
+        came = is_there() or awaited(is_there, time.monotonic() + self._patience[what])
+        self._patience.note(what, came)
+        if not came:
+            self.tell(
+                f"Rank {self.rank} waited {self._seconds:g} s for rank 0, whose Monitor writes the log and did not "
+                "follow: what this rank sees may be missing. Call log_epoch() on every rank."
+            )
+        return came
 
     # ---- the store
 
-    def _join(self) -> None:
+    def _enter(self) -> None:
+        """Finds the store, once there is one, and leaves the card in it."""
         if self._mail is not None or self._alone or not is_set_up():
             return
         self.rank, self.size = _rank_and_size()
@@ -295,10 +296,10 @@ class Ranks:
         try:
             distributed = torch.distributed
             store = distributed.distributed_c10d._get_default_store().clone()
-            store.set_timeout(timedelta(seconds=max(self._patience, 1.0)))
+            store.set_timeout(timedelta(seconds=max(self._seconds, 1.0)))
             self._mail = Mail(distributed.PrefixStore("torchboard", store))
-            self._peers = Peers(self._card, self._mail)
-            self._place = self._peers.join(self.rank, self._greeting)
+            self._peers = Peers(self._card, self.rank, self._mail)
+            self._place = self._peers.join(self._greeting)
         except (RuntimeError, AttributeError, ValueError) as error:
             self._leave(f"This job has no store that its ranks could meet in ({type(error).__name__}: {error}).")
 
@@ -316,16 +317,15 @@ class Ranks:
 
     def _leave_behind(self, what: str, payload: bytes) -> None:
         """Leaves what others take, or this rank takes back."""
-        key = f"{self._place}/{self._number}/{what}"
+        keys = self._mail.give(f"{self._place}/{self._number}/{what}", payload)
         if self._number:
-            self._left.append((self._number, key))
-        self._mail.give(key, payload)
+            self._left.append((self._number, keys))
 
     def _take_back(self, before: int) -> None:
         """What is left of exchanges before one."""
-        for number, key in self._left:
+        for number, keys in self._left:
             if number < before:
-                self._mail.discard(key)
+                self._mail.discard(keys)
         self._left = [left for left in self._left if left[0] >= before]
 
 
