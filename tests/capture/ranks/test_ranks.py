@@ -120,12 +120,24 @@ def test_parameters_that_were_taken_out_of_the_model_are_told_of_and_there_is_no
     assert not [tag for tag in tags if tag.startswith("gradient_norm")]
 
 
-@pytest.mark.parametrize("job", ["ddp", "fsdp", "hsdp"])
+@pytest.mark.parametrize("job", [*GRADIENTS_OF_A_PART, "localized"])
 def test_units_are_dead_where_they_are_on_every_rank(four, whole, job):
     kept = torch.load(four / f"{job}-0")[0]
     names = {name for name in whole if name[1].startswith("units_dead")}
     assert names and names == {name for name in kept if name[1].startswith("units_dead")}
     assert all(kept[name] == whole[name] for name in names)
+
+
+@pytest.mark.parametrize("job", ["tensor", "dtensor", "both", "localized"])
+def test_units_that_lie_on_several_ranks_are_those_of_one_process(four, job):
+    shares = {"units_dead/first_half": 0.75, "units_dead/gate": 0.25, "units_dead/tokens": 0.5}
+    kept, expected = torch.load(four / f"units-{job}-0"), rank_jobs.units()
+    assert expected == shares | {"units_dead/wide_half": 0.0}
+    if job != "dtensor":
+        del expected["units_dead/wide_half"]
+        left_out = kept.pop("monitor/left_out/dead_units")
+        assert "of `wide_half` ranks have parts that do not tell what they are parts of" in left_out
+    assert kept == expected
 
 
 def test_layers_and_phases_that_only_some_ranks_have_are_there(four):

@@ -69,7 +69,7 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
             ranks.tell(f"What rank {ranks.rank} sees is missing from the log ({type(error).__name__}: {error}).")
             mine = _packed(())
         posts = ranks.gather(CHANNEL, mine)
-        train = with_units(phases.get(TRAIN, ()), ranks, len(together) == 1)
+        train = with_units(phases.get(TRAIN, ()), ranks, model, together)
         phases = {**phases, TRAIN: with_shares(train, ranks)}
         if ranks.writes:
             whole = _whole_of(posts, ranks)
