@@ -147,6 +147,10 @@ def test_layers_and_phases_that_only_some_ranks_have_are_there(four):
     assert counts["train", "activations/more", 0] == 5 * 4
     assert counts["train", "parameters/0/weight", 0] == 4 and counts["train", "parameters/more/weight", 0] == 10
     assert counts["validation", "activations/0", 0] == 256
+    assert {tag for _, tag, _ in kept if "update_ratio/more" in tag} == {
+        "update_ratio/more/weight",
+        "update_ratio/more/bias",
+    }
     assert notes["activations/0"] == "a sample of 256 of 1,200 elements, in blocks of 256, on rank 2"
     assert kept["train", "epoch_loss", 0] == (0 + 1 + 2 + 3 + 2 + 2) / 6
     assert kept["validation", "epoch_loss", 0] == 3.5 and kept["train", "epoch_only", 0] == 7
