@@ -383,7 +383,9 @@ def test_rows_packed_on_their_device_give_the_same_norms():
     whole, packed = (
         {
             tag: value.value
-            for tag, value in Norms((snapshot(is_packed),), {"a": 50}, BackwardNorms().collect(), False).settle()
+            for tag, value in Norms(
+                (snapshot(is_packed),), {"a": 50}, {"a": 1}, BackwardNorms().collect(), False
+            ).settle()
         }
         for is_packed in (False, True)
     )

@@ -209,11 +209,12 @@ class BackwardNorms:
         noted = self._waiting.get(id(weight))
         return noted is not None and noted() is not weight.grad
 
-    def collect(self, missed: Mapping[str, int] | None = None) -> BackwardSums:
-        """What there is since the last call; begins anew. ``missed`` is as in ``BackwardSums``."""
+    def collect(self, missed: Mapping[str, int] | None = None, is_last: bool = True) -> BackwardSums:
+        """What there is since the last call; begins anew. ``missed`` is as in ``BackwardSums``; not ``is_last`` says that
+        gradients are not yet whole when a backward pass has ended, so that nothing is known."""
         for group, totals in self._host_sums.items():
             self._add(group, _on_host(totals))
-        parts = self._parts if self._is_known else {}
+        parts = self._parts if self._is_known and is_last else {}
         sums = BackwardSums(parts, HostCopy([self._sums[group] for group in parts]), missed or {})
         self._is_known = True
         self._parts, self._sums, self._host_sums = {}, {}, {}

@@ -9,13 +9,14 @@ terms lie on several ranks (``Partial``): ``monitor/left_out/gradient_norm`` say
 
 ``gradient_norm_before_clipping``: the same norm as the last backward pass of each step left the gradients, reduced and
 accumulated, with a loss scaler's factor taken off: before clipping, or whatever else changed them before the optimizer
-stepped. ``backward_norms`` says how it is known; it is given where the two differ.
+stepped. ``backward_norms`` says how it is known; it is given where the two differ, and not of a model that a stage of a
+pipeline runs: its schedule divides the gradients behind the last backward pass.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,7 @@ class Norms:
         sketches: of gradients, updates and parameters, under their tags; they may be given elsewhere too.
         sizes: parameter -> how many elements its gradient has in a step of its optimizer, on average, of all its parts: none
             in one at which there was no gradient.
+        steps: parameter -> the captured steps of its optimizer.
         backward: what ``BackwardNorms`` collected.
         skips: whether steps may be among them that a loss scaler skipped. What is not finite is of those, and left out;
             else it makes a norm NaN or infinite.
@@ -53,6 +55,7 @@ class Norms:
 
     sketches: tuple[SketchSnapshot, ...]
     sizes: Mapping[str, float]
+    steps: Mapping[str, int]
     backward: BackwardSums
     skips: bool
 
@@ -62,7 +65,7 @@ class Norms:
 
     @property
     def plugins(self) -> dict[str, str]:
-        tags = GRADIENT_NORM, BEFORE_CLIPPING, *(tag(UPDATE_RATIO, name) for name in self.sizes)
+        tags = GRADIENT_NORM, BEFORE_CLIPPING, *(f"{UPDATE_RATIO}/{path}" for path in self._updated())
         return {**dict.fromkeys(tags, Scalar.plugin), NO_NORM: Text.plugin}
 
     def settle(self) -> Iterable[tuple[str, Value]]:
@@ -77,10 +80,17 @@ class Norms:
             norm = math.sqrt(sum(self.sizes[name] * square for name, square in gradients.items()))
             yield GRADIENT_NORM, Scalar(norm, "of the gradients as the optimizers used them")
             yield from self._before_clipping(norm)
-        for name in self.sizes:
-            update, weight = (squares.get(tag(kind, name)) for kind in ("updates", "parameters"))
+        for path in self._updated():
+            update, weight = (squares.get(f"{kind}/{path}") for kind in ("updates", "parameters"))
             if update is not None and weight:
-                yield tag(UPDATE_RATIO, name), Scalar(math.sqrt(update / weight))
+                yield f"{UPDATE_RATIO}/{path}", Scalar(math.sqrt(update / weight))
+
+    def _updated(self) -> Iterator[str]:
+        """The parameters of which there are updates, as they stand in tags: where ranks are merged, those of all ranks."""
+        for sketch in self.sketches:
+            for kind, _, path in (name.partition("/") for name in sketch.tags):
+                if kind == "updates":
+                    yield path
 
     def _before_clipping(self, norm: float) -> Iterable[tuple[str, Value]]:
         before = self.backward.norm()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from torchboard.capture.accumulation import Accumulations
-from torchboard.capture.backward_norms import BackwardNorms
+from torchboard.capture.backward_norms import BackwardNorms, BackwardSums
 from torchboard.capture.figures import Figures
 from torchboard.capture.gradient_tap import BackwardEnd, untraced
 from torchboard.capture.left_out import left_out
@@ -198,11 +198,12 @@ class Parameters:
         except Exception as error:
             self._fail(error)
 
-    def collect(self) -> list[Pending]:
+    def collect(self, in_stage: bool = False) -> list[Pending]:
         """Gradients and updates since the last call, and the parameters as they are now, on their way to the host.
 
         With them their norms. Parameters that an optimizer holds and that had no gradient at any of its captured steps
-        are named in a text, and another one says so where gradients were not read, as no optimizer stepped.
+        are named in a text, and another one says so where gradients were not read, as no optimizer stepped. ``in_stage`` says
+        that a pipeline runs the model, which divides gradients behind the last backward pass.
         """
         with torch.no_grad():
             if self._options.parameters:
@@ -214,7 +215,8 @@ class Parameters:
                 samples = ((tag("parameters", name), sample(weight)) for name, weight in self._named())
                 self._weights.observe_((name, values) for name, values in samples if values is not None)
         sketches = self._sketches.collect()
-        return [*sketches, self._norms([*sketches, *self._weights.collect()]), *self._silent()]
+        backward = self._backward.collect(self._missed, is_last=not in_stage)
+        return [*sketches, self._norms([*sketches, *self._weights.collect()], backward), *self._silent()]
 
     def _held(self, optimizer: Optimizer) -> list[_Named]:
         """The model's parameters that an optimizer holds."""
@@ -271,12 +273,13 @@ class Parameters:
         self._skips = True
         return torch.where(skipped > 0, torch.nan, 1.0 if scale is None else scale)
 
-    def _norms(self, sketches: list[SketchSnapshot]) -> Norms:
+    def _norms(self, sketches: list[SketchSnapshot], backward: BackwardSums) -> Norms:
         elements = {name: size * self._steps[name] for name, size in self._sizes.items()} | self._sparse
-        sizes = {name: count / (self._steps[name] + self._missed[name]) for name, count in elements.items()}
+        steps = {name: self._steps[name] + self._missed[name] for name in elements}
+        sizes = {name: count / steps[name] for name, count in elements.items()}
         if sizes:
             sizes |= dict.fromkeys(localized(self._model), 1.0)  # so that there is no norm without them
-        norms = Norms(tuple(sketches), sizes, self._backward.collect(self._missed), self._skips)
+        norms = Norms(tuple(sketches), sizes, steps, backward, self._skips)
         self._sparse.clear()
         self._sizes.clear()
         self._skips = False

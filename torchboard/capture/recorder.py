@@ -54,6 +54,7 @@ class Recorder:
             gradients is somebody's evaluation and is not recorded.
         error: what went wrong inside a hook, if anything did.
         unread: tag of an output that cannot be measured, or raises where it is read -> what it is.
+        in_stage: whether a stage of a pipeline was seen to run a layer.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Recorder:
         self.error: Exception | None = None
         self.unread: dict[str, str] = {}
         self._unreadable: Exception | None = None
+        self.in_stage = False
         self._lock = RLock()  # replicas run in threads
         self._model = model
         self._options = options
@@ -171,7 +173,7 @@ class Recorder:
         try:
             if self.phase == TRAIN and not module.training and not torch.is_grad_enabled():
                 return
-            if STAGES in _imported and is_probe():
+            if STAGES in _imported and self._is_probe():
                 return
             with self._lock:
                 if self._overhead.limit is None and not any_on():
@@ -203,6 +205,11 @@ class Recorder:
                 return row
         sketches = self._sketches.setdefault(self.phase, Sketches(self._options.max_elements))
         return sketches.row(tag(kind, hook.name) + suffix, device, like)
+
+    def _is_probe(self) -> bool:
+        probe = is_probe()
+        self.in_stage |= probe is not None
+        return bool(probe)
 
     def _hooks_in_graph(self) -> InGraph:
         called = {name: (module, ForwardHook(self, name)) for name, module in layers(self._model, self._options)}

@@ -21,15 +21,17 @@ def in_a_job() -> bool:
     return is_set_up() and torch.distributed.get_world_size() > 1
 
 
-def is_probe() -> bool:
+def is_probe() -> bool | None:
     """Whether the pass that runs is one in which a stage of a pipeline finds out the shape of its outputs, on data that mean
-    nothing. Costs a look into a dict where there is no pipeline, and one at each caller's name where there is.
+    nothing; None where no stage runs it. Costs a look into a dict where there is no pipeline, and one at each caller where
+    there is.
     """
-    if STAGES not in sys.modules:
-        return False
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == _FINDS_OUT and frame.f_globals.get("__name__") == STAGES:
-            return True
+    stages = sys.modules.get(STAGES)
+    if stages is None:
+        return None
+    here, found, frame = vars(stages), None, sys._getframe(1)
+    while frame is not None and not found:
+        if frame.f_globals is here:
+            found = frame.f_code.co_name == _FINDS_OUT
         frame = frame.f_back
-    return False
+    return found

@@ -44,6 +44,7 @@ def on_two_ranks(rank: int, directory: str) -> None:
         one_more,
         pipeline,
         empty,
+        fewer,
     )
     for job in jobs:
         dist.barrier()
@@ -247,6 +248,8 @@ def pipeline(rank: int):
     sink, stage = Keeping(), nn.Sequential()
     stage.add_module(f"stage{rank}", nn.Conv1d(1, 1, 1, bias=False))
     nn.init.ones_(stage[0].weight)
+    if rank:
+        stage.add_module("gate", nn.ReLU())
     monitor = Monitor(stage, "pipeline", sink=sink, capture=Capture(every=1), write_graph=False)
     made = PipelineStage(stage, rank, 2, torch.device("cpu"))
     schedule = ScheduleGPipe(made, n_microbatches=2, loss_fn=nn.functional.mse_loss)
@@ -268,6 +271,18 @@ def empty(rank: int):
     dist.barrier()
     for epoch in range(2):
         if rank or epoch:
+            step(4)
+        monitor.log_epoch()
+    monitor.close()
+    return sink.kept
+
+
+def fewer(rank: int):
+    """Rank 0 has fewer batches than rank 1 in the second epoch, and more in the third."""
+    monitor, sink, step = _watched("fewer")
+    dist.barrier()
+    for steps in ((2, 2), (1, 3), (3, 2)):
+        for _ in range(steps[rank]):
             step(4)
         monitor.log_epoch()
     monitor.close()

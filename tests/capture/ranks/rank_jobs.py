@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -192,6 +193,17 @@ def on_four_ranks(rank: int, directory: str) -> None:
         torch.save((sink.kept, same, 1.0 if mesh is None else _scale_of_fsdp(mesh)), f"{directory}/{name}-{rank}")
     torch.save(_localized(half, square), f"{directory}/localized-{rank}")
     _uneven(rank, directory)
+    jobs = {
+        "tensor": (lambda model: _cut(model, line), slice(None)),
+        "dtensor": (lambda model: _cut(model, line, use_local_output=False), slice(None)),
+        "both": (lambda model: fully_shard(_cut(model, square["model"]), mesh=square["data"]), half),
+        "localized": (
+            lambda model: DistributedDataParallel(_cut(model, square["model"]), device_mesh=square["data"]),
+            half,
+        ),
+    }
+    for name, (prepare, part) in jobs.items():
+        torch.save(units(prepare, part), f"{directory}/units-{name}-{rank}")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -207,6 +219,47 @@ def _localized(part: slice, mesh):
         sink, seen = watched(prepare, part)
     same = all(map(torch.equal, seen, train(prepare(net()), part)))
     return sink.kept, same, [str(warning.message) for warning in caught]
+
+
+class Units(nn.Module):
+    """Activations of a layer's output, of half of it, and of what may be cut along the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_half = nn.Linear(4, 8), nn.ReLU()
+        self.wide, self.gate, self.wide_half = nn.Linear(4, 8), nn.ReLU(), nn.ReLU()
+        self.back, self.tokens = nn.Linear(8, 4), nn.ReLU()
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.zero_()
+            self.first.weight[2, 0] = self.wide.weight[0, 1] = self.back.weight[2, 0] = 1
+            self.wide.weight[1:6, 0] = self.back.weight[1, 1:] = 1
+        self.first.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.first_half(self.first(x).chunk(2, -1)[0])
+        wide = self.wide(x)
+        self.gate(wide)
+        self.wide_half(wide.chunk(2, -1)[0])
+        return self.tokens(self.back(wide))
+
+
+def _cut(model: nn.Module, mesh, **options) -> nn.Module:
+    """The outputs of ``back`` are cut along the batch."""
+    plan = {"wide": ColwiseParallel(**options), "back": RowwiseParallel(output_layouts=Shard(0), **options)}
+    return parallelize_module(model, mesh, plan)
+
+
+def units(prepare: Callable[[nn.Module], nn.Module] = copy.copy, part: slice = slice(None)) -> dict[str, object]:
+    """The shares of dead units that a training on a part of a batch gives, and what is said of them."""
+    sink, model = Keeping(), prepare(Units())
+    numbers = torch.arange(BATCH)
+    with Monitor(model, sink=sink, capture=Capture(every=1, rank_timeout=60.0), feature_maps=False) as monitor:
+        out = model(torch.stack([numbers, numbers // 4, 0 * numbers, 0 * numbers], 1)[part].float()).sum()
+        getattr(out, "full_tensor", lambda: out)().backward()
+        torch.optim.SGD(model.parameters(), 0.0).step()
+        monitor.log_epoch()
+    return {tag: value for (_, tag, _), value in sink.kept.items() if "dead" in tag and "_map/" not in tag}
 
 
 def _local(parameter: Tensor) -> Tensor:

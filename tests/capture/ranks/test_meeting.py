@@ -160,7 +160,22 @@ def test_passes_in_which_a_pipeline_finds_shapes_out_are_no_training(two):
         assert -moments[layout.NEGATED_MIN] == moments[layout.MAX] == 1
 
 
-def test_it_is_told_where_rank_0_has_nothing_to_train_on(two):
-    kept, told, _ = torch.load(two / "empty-0")
-    assert examples(kept) == {0: 4, 1: 8}
-    assert len([message for message in told if "Rank 0 saw nothing of the training" in message]) == 1
+def test_of_a_pipeline_there_is_what_every_stage_saw_and_no_norm_before_gradients_are_scaled(two):
+    kept, _, _ = torch.load(two / "pipeline-0")
+    scalars = {tag: value for (_, tag, _), value in kept.items() if isinstance(value, float)}
+    assert scalars["update_ratio/stage0/weight"] == scalars["update_ratio/stage1/weight"] == 0
+    assert scalars["units_dead/gate"] == 1
+    assert scalars["gradient_norm"] > 0 and "gradient_norm_before_clipping" not in scalars
+
+
+@pytest.mark.parametrize("job", ["empty", "fewer"])
+def test_it_is_told_once_where_rank_0_has_fewer_steps_than_another(two, job):
+    kept, told, _ = torch.load(two / f"{job}-0")
+    assert examples(kept) == {"empty": {0: 4, 1: 8}, "fewer": {0: 16, 1: 16, 2: 20}}[job]
+    assert len([message for message in told if "Rank 0 captured fewer steps of the training" in message]) == 1
+
+
+def test_nothing_is_told_where_all_ranks_have_as_many_steps(two):
+    for job in ("others", "pipeline"):
+        _, told, _ = torch.load(two / f"{job}-0")
+        assert not [message for message in told if "fewer steps" in message]

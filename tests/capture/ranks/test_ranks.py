@@ -120,12 +120,24 @@ def test_parameters_that_were_taken_out_of_the_model_are_told_of_and_there_is_no
     assert not [tag for tag in tags if tag.startswith("gradient_norm")]
 
 
-@pytest.mark.parametrize("job", ["ddp", "fsdp", "hsdp"])
+@pytest.mark.parametrize("job", [*GRADIENTS_OF_A_PART, "localized"])
 def test_units_are_dead_where_they_are_on_every_rank(four, whole, job):
     kept = torch.load(four / f"{job}-0")[0]
     names = {name for name in whole if name[1].startswith("units_dead")}
     assert names and names == {name for name in kept if name[1].startswith("units_dead")}
     assert all(kept[name] == whole[name] for name in names)
+
+
+@pytest.mark.parametrize("job", ["tensor", "dtensor", "both", "localized"])
+def test_units_that_lie_on_several_ranks_are_those_of_one_process(four, job):
+    shares = {"units_dead/first_half": 0.75, "units_dead/gate": 0.25, "units_dead/tokens": 0.5}
+    kept, expected = torch.load(four / f"units-{job}-0"), rank_jobs.units()
+    assert expected == shares | {"units_dead/wide_half": 0.0}
+    if job != "dtensor":
+        del expected["units_dead/wide_half"]
+        left_out = kept.pop("monitor/left_out/dead_units")
+        assert "of `wide_half` ranks have parts that do not tell what they are parts of" in left_out
+    assert kept == expected
 
 
 def test_layers_and_phases_that_only_some_ranks_have_are_there(four):
@@ -135,6 +147,10 @@ def test_layers_and_phases_that_only_some_ranks_have_are_there(four):
     assert counts["train", "activations/more", 0] == 5 * 4
     assert counts["train", "parameters/0/weight", 0] == 4 and counts["train", "parameters/more/weight", 0] == 10
     assert counts["validation", "activations/0", 0] == 256
+    assert {tag for _, tag, _ in kept if "update_ratio/more" in tag} == {
+        "update_ratio/more/weight",
+        "update_ratio/more/bias",
+    }
     assert notes["activations/0"] == "a sample of 256 of 1,200 elements, in blocks of 256, on rank 2"
     assert kept["train", "epoch_loss", 0] == (0 + 1 + 2 + 3 + 2 + 2) / 6
     assert kept["validation", "epoch_loss", 0] == 3.5 and kept["train", "epoch_only", 0] == 7

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torchboard.capture.figures import Figures
 from torchboard.capture.left_out import left_out
 from torchboard.capture.options import Capture, selectors
 from torchboard.capture.pictures.views import CONVOLUTIONS
+from torchboard.capture.ranks.parts import part_of, place_along
 from torchboard.capture.select import matches, tag_path
 from torchboard.capture.snapshot import HostCopy, Snapshot
 from torchboard.capture.tensors import observable
@@ -60,6 +61,26 @@ _IN_GRAPH = (
     "`compiled='eager'` does"
 )
 _DEAD, _ALIVE = (40, 40, 40), (198, 219, 239)
+
+
+class Seen(NamedTuple):
+    """What was seen of the units of a layer.
+
+    Attributes:
+        name: the layer's.
+        after: the layer that ran before it, whose units these are; "" where these are its own, or none ran.
+        count: how many values each unit had.
+        units: how many units there are, of a ``DTensor`` in all its parts.
+        place: which part of these a rank has, of a ``DTensor``; None of any other tensor.
+        counts: False for a rank whose part another rank has too.
+    """
+
+    name: str
+    after: str
+    count: int
+    units: int
+    place: tuple[int, ...] | None = None
+    counts: bool = True
 
 
 class DeadUnits:
@@ -123,7 +144,7 @@ class DeadUnits:
             return left_out("dead_units", _IN_GRAPH)
         seen = {tag_: range_ for tag_, range_ in self._tagged() if range_.count > 1}
         copy = HostCopy([torch.stack((range_.low, range_.high)) for range_ in seen.values()]) if seen else None
-        facts = tuple((range_.after, range_.count) for range_ in seen.values())
+        facts = tuple(range_.seen._replace(count=range_.count) for range_ in seen.values())
         for range_ in self._ranges.values():
             range_.count = 0
         return [DeadUnitSnapshot(tuple(seen), copy, facts)] if copy else []
@@ -143,7 +164,7 @@ class DeadUnits:
         key = name, after, local.shape[axis], local.device
         range_ = self._ranges.get(key)
         if range_ is None:
-            range_ = self._ranges[key] = _Range(after)
+            range_ = self._ranges[key] = _Range(_first_seen(name, after, output, local.shape[axis], axis))
         range_.widen(local, axis)
 
     def _is_first(self, name: str, module: nn.Module, shape: torch.Size) -> bool:
@@ -180,7 +201,7 @@ class DeadUnits:
         calls: dict[str, int] = {}
         for (name, *_), range_ in self._ranges.items():
             calls[name] = calls.get(name, 0) + 1
-            yield tag_path(name) + (f".{calls[name]}" if calls[name] > 1 else ""), range_
+            yield tag_of_call(name, calls[name]), range_
 
 
 class _Range:
@@ -189,8 +210,8 @@ class _Range:
     low: Tensor
     high: Tensor
 
-    def __init__(self, after: str) -> None:
-        self.after = after
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
         self.count = 0
 
     def widen(self, output: Tensor, axis: int) -> None:
@@ -201,6 +222,13 @@ class _Range:
             low, high = _ends(output.detach(), [place for place in range(len(shape)) if place != axis])
             self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.count += output.numel() // shape[axis]
+
+
+def _first_seen(name: str, after: str, output: Tensor, units: int, axis: int) -> Seen:
+    place = place_along(output, axis)
+    if place is None:
+        return Seen(name, after, 0, units)
+    return Seen(name, after, 0, output.shape[axis], place, part_of(output).counts)
 
 
 def _all(units: int, value: float, like: Tensor) -> Tensor:
@@ -222,10 +250,10 @@ class DeadUnitSnapshot(Snapshot):
     """The share of dead units of each layer, ``units_dead/<layer>``, and a map of them where there are any.
 
     Attributes:
-        facts: what ran before each layer, and how many values each of its units had.
+        facts: what was seen of each tag's units.
     """
 
-    facts: tuple[tuple[str, int], ...]
+    facts: tuple[Seen, ...]
 
     @property
     def plugins(self) -> dict[str, str]:
@@ -233,12 +261,26 @@ class DeadUnitSnapshot(Snapshot):
         return scalars | {f"units_dead_map/{name}": Image.plugin for name in self.tags}
 
     def settle(self) -> Iterable[tuple[str, Value]]:
-        for name, (after, count), (low, high) in zip(self.tags, self.facts, self.copy.wait()):
+        for name, seen, (low, high) in zip(self.tags, self.facts, self.copy.wait()):
             dead = low == high
             yield f"units_dead/{name}", Scalar(float(dead.mean()), _DESCRIPTION)
             if dead.any():
-                heading = _heading(dead, after, count)
+                heading = _heading(dead, seen.after, seen.count)
                 yield f"units_dead_map/{name}", Image(unit_map(dead, heading)[None], " ".join(heading))
+
+
+def tag_of_call(name: str, number: int) -> str:
+    """The tag, but for the kind, of a layer's range, the first, second and so on of those that it has."""
+    return tag_path(name) + (f".{number}" if number > 1 else "")
+
+
+def features_of(module: nn.Module) -> tuple[Tensor, int] | None:
+    """The weight of a layer that makes units, and its axis that has one place for each; None without a weight."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    second = isinstance(module, (nn.Embedding, nn.modules.conv._ConvTransposeNd))
+    return weight, 1 if second else 0
 
 
 def unit_map(dead: np.ndarray, heading: list[str]) -> np.ndarray:

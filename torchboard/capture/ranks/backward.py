@@ -22,12 +22,14 @@ def with_shares(pending: Sequence[Pending], ranks: Ranks) -> list[Pending]:
     """The same, on rank 0 with what other ranks have of the gradients. Every rank calls it at the same ends of epochs."""
 
     def send(mine: Norms) -> bytes:
-        return _packed(mine.backward.shares()) if mine.backward.is_sharded and not ranks.writes else b""
+        return _packed(mine.backward.shares()) if mine.backward.is_sharded else b""
 
-    def merge(mine: Norms, posts: Mapping[int, bytes]) -> Norms:
+    def merge(mine: Norms | None, posts: Mapping[int, bytes]) -> list[Norms]:
+        if mine is None:
+            return []
         others: list[Shares] = []
         read_each(posts, ranks, lambda _, post: others.append(_unpacked(post, mine.backward.groups)))
-        return replace(mine, backward=replace(mine.backward, others=tuple(others)))
+        return [replace(mine, backward=replace(mine.backward, others=tuple(others)))]
 
     return exchanged(pending, Norms, ranks, CHANNEL, send, merge)
 

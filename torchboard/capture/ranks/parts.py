@@ -50,6 +50,24 @@ def part_of(tensor: Tensor) -> Part | None:
     return Part(holders, ",".join(place), counts)
 
 
+def place_along(tensor: Tensor, axis: int) -> tuple[int, ...] | None:
+    """Which of the parts that a ``DTensor`` is cut into along an axis this rank has, in their order, () of one that is not; None
+    for any other tensor."""
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "placements"):
+        return None
+    at = tensor.device_mesh.get_coordinate() or ()
+    return tuple(where for placement, where in zip(tensor.placements, at) if placement.is_shard(axis))
+
+
+def size_along(weight: Tensor, axis: int, model: nn.Module) -> tuple[int, bool]:
+    """The size of a parameter along an axis, of all its parts together, and whether each of the ranks that compute on one batch
+    has a part of it."""
+    placed = getattr(weight, "_st_info", weight)
+    data_axes = _axes_of_fsdp(model)
+    placements = enumerate(getattr(placed, "placements", ()))
+    return placed.shape[axis], any(at >= data_axes and placement.is_shard(axis) for at, placement in placements)
+
+
 def ranks_of_one_batch(model: nn.Module, rank: int) -> tuple[int, ...]:
     """The ranks that compute on the same examples together with this one, in order; in data parallelism this one alone.
 

@@ -13,7 +13,7 @@ rows differ in pivot or scale. Parameters that rank 0 has whole are not sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import zip_longest
@@ -64,19 +64,21 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
         together: tuple[int, ...] = (ranks.rank,)
         try:
             together = ranks_of_one_batch(model, ranks.rank)
-            mine = _packed(_rows(phases, ranks, together))
+            known = () if ranks.writes else _names_of_first(ranks)
+            mine = _packed(_steps(phases, ranks, known), _rows(phases, known, together))
         except Exception as error:
             ranks.tell(f"What rank {ranks.rank} sees is missing from the log ({type(error).__name__}: {error}).")
-            mine = _packed(())
+            mine = _packed(0, ())
         posts = ranks.gather(CHANNEL, mine)
-        train = with_units(phases.get(TRAIN, ()), ranks, len(together) == 1)
+        train = with_units(phases.get(TRAIN, ()), ranks, model, together)
         phases = {**phases, TRAIN: with_shares(train, ranks)}
         if ranks.writes:
             whole = _whole_of(posts, ranks)
-            if whole.trained and ranks.rank not in whole.trained:
+            if any(steps > whole.steps.get(ranks.rank, 0) for steps in whole.steps.values()):
                 ranks.tell(
-                    "Rank 0 saw nothing of the training in an epoch in which others did: the gradients, updates and norms that "
-                    "all ranks have alike are told by rank 0, and are missing. Give rank 0 a batch in every epoch."
+                    "Rank 0 captured fewer steps of the training in an epoch than another rank did: the gradients, updates and "
+                    "norms that all ranks have alike are told by rank 0, and of steps that it did not take they are missing. "
+                    "Give rank 0 as many batches as any other rank."
                 )
             phases = _with_sketches(phases, whole.snapshots())
     return {phase: tuple(pending) for phase, pending in phases.items() if pending} if ranks.writes else {}
@@ -100,9 +102,16 @@ class _Row(NamedTuple):
     note: str
 
 
-def _rows(phases: Phases, ranks: Ranks, together: tuple[int, ...]) -> Iterator[_Row]:
-    """What this rank has to tell, one of some that compute on one batch together. Waits for the copies."""
-    known = () if ranks.writes else _names_of_first(ranks)
+def _steps(phases: Phases, ranks: Ranks, known: Collection[str]) -> int:
+    """How many captured steps the parameters had that rank 0 has too."""
+    norms = (one for one in phases.get(TRAIN, ()) if isinstance(one, Norms))
+    counts = (count for one in norms for name, count in one.steps.items() if ranks.writes or tag_path(name) in known)
+    return max(counts, default=0)
+
+
+def _rows(phases: Phases, known: Collection[str], together: tuple[int, ...]) -> Iterator[_Row]:
+    """What this rank has to tell, one of some that compute on one batch together; not the parameters that rank 0 is known to
+    have whole. Waits for the copies."""
     for phase, snapshot in _snapshots(phases):
         for tag, *row in zip(snapshot.tags, *snapshot.copy.wait()):
             kind, _, path = tag.partition("/")
@@ -168,7 +177,7 @@ class _Sparse(NamedTuple):
     parameters: np.ndarray
 
 
-def _packed(rows: Iterable[_Row]) -> bytes:
+def _packed(steps: int, rows: Iterable[_Row]) -> bytes:
     rows = list(rows)
     bins = [np.flatnonzero(row.counts) for row in rows]
     counts = np.concatenate([np.zeros(0, np.int64), *(row.counts[place] for row, place in zip(rows, bins))])
@@ -180,13 +189,14 @@ def _packed(rows: Iterable[_Row]) -> bytes:
         np.array([row.moments for row in rows], np.float64).reshape(-1, layout.SLOTS),
         np.array([row.parameters for row in rows], np.float64).reshape(-1, layout.PARAMETERS),
     )
-    return packed([(row.phase, row.tag, row.part.holders, row.part.place, row.note) for row in rows], sparse)
+    names = [(row.phase, row.tag, row.part.holders, row.part.place, row.note) for row in rows]
+    return packed((steps, names), sparse)
 
 
-def _unpacked(post: bytes) -> tuple[list[list[str]], _Sparse]:
-    """Phase, tag, holders, place and note of every row, and the rows."""
-    names, sparse = unpacked(post)
-    return names, _Sparse(*sparse)
+def _unpacked(post: bytes) -> tuple[int, list[list[str]], _Sparse]:
+    """How many steps there were, phase, tag, holders, place and note of every row, and the rows."""
+    (steps, names), sparse = unpacked(post)
+    return int(steps), names, _Sparse(*sparse)
 
 
 class _Whole:
@@ -197,14 +207,12 @@ class _Whole:
         self._seen: set[tuple[str, ...]] = set()
         self._notes: dict[str, dict[str, str]] = {}
         self._rows = _blank(_BLANK + 1)
-        self.trained: set[int] = set()
-        """The ranks that saw any of the training."""
+        self.steps: dict[int, int] = {}
+        """How many steps of the training each rank captured."""
 
-    def add(self, rank: int, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
+    def add(self, rank: int, steps: int, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
         """Adds one rank's rows, but for those that a rank before it has given too."""
         for phase, tag, *_, note in names:
-            if phase == TRAIN and tag.startswith(_OF_THE_BATCH):
-                self.trained.add(rank)
             if note:
                 self._notes.setdefault(phase, {}).setdefault(tag, f"{note}, on rank {rank}")
         names = [tuple(name[:-1]) for name in names]
@@ -221,6 +229,7 @@ class _Whole:
         sums, ends = slice(None, layout.ADDITIVE), slice(layout.ADDITIVE, None)
         np.add.at(moments[:, sums], places, added[:, sums])
         np.maximum.at(moments[:, ends], places, added[:, ends])
+        self.steps[rank] = steps
 
     def snapshots(self) -> dict[str, list[SketchSnapshot]]:
         """Phase -> its sketches, as one snapshot."""

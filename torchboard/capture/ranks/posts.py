@@ -44,16 +44,15 @@ def exchanged(
     ranks: Ranks,
     channel: str,
     send: Callable[[_Mine], bytes],
-    merge: Callable[[_Mine, Mapping[int, bytes]], _Mine],
+    merge: Callable[[_Mine | None, Mapping[int, bytes]], Sequence[Pending]],
 ) -> list[Pending]:
-    """The same, on rank 0 with the one of a kind merged with what the others sent of theirs.
+    """The same, on rank 0 with what is made of the one of a kind, if there is one, and of what the others sent of theirs.
 
     Every rank calls it at the same ends of epochs; one that has none of the kind sends nothing, which is an empty post.
     """
     mine = next((one for one in pending if isinstance(one, kind)), None)
-    posts = ranks.gather(channel, b"" if mine is None else send(mine))
-    others = {rank: post for rank, post in posts.items() if post and rank != ranks.rank}
-    if mine is None or not others:
+    posts = ranks.gather(channel, b"" if mine is None or ranks.writes else send(mine))
+    if not ranks.writes:
         return list(pending)
-    whole = merge(mine, others)
-    return [whole if one is mine else one for one in pending]
+    others = {rank: post for rank, post in posts.items() if post and rank != ranks.rank}
+    return [*(one for one in pending if one is not mine), *merge(mine, others)]
