@@ -52,9 +52,11 @@ class _Meeting:
         """From now on ``around`` makes these calls, within what others have begun before."""
         with self._lock:
             self._around[around] += 1
-            if self._ours is None:
-                self._compile = torch.compile
-                self._ours = torch.compile = self._meets(torch.compile)
+            if torch.compile is not self._ours and len(self._around) == 1:
+                if torch.compile is not self._compile:
+                    self._compile = torch.compile
+                    self._ours = self._meets(torch.compile)
+                torch.compile = self._ours
 
     def end(self, around: Around) -> None:
         """As often as it was begun."""
@@ -65,7 +67,6 @@ class _Meeting:
             if not self._around:
                 if torch.compile is self._ours:
                     torch.compile = self._compile
-                self._ours = self._compile = None
 
     def _meets(self, compiles: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(compiles)
