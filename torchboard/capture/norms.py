@@ -47,7 +47,7 @@ class Norms:
         sketches: of gradients, updates and parameters, under their tags; they may be given elsewhere too.
         sizes: parameter -> how many elements its gradient has in a step of its optimizer, on average, of all its parts: none
             in one at which there was no gradient.
-        steps: parameter -> the captured steps of its optimizer.
+        steps: parameter -> the captured steps of its optimizer, of all epochs so far.
         backward: what ``BackwardNorms`` collected.
         skips: whether steps may be among them that a loss scaler skipped. What is not finite is of those, and left out;
             else it makes a norm NaN or infinite.

@@ -79,6 +79,7 @@ class Parameters:
         self._sparse: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
         self._steps: Counter[str] = Counter()
+        self._all_steps: Counter[str] = Counter()  # of all epochs
         self._skips = False
         self._is_unread = False  # whether a backward pass has left gradients
         self._met: list[tuple[str, nn.Parameter]] = []  # when the backward pass ended, for the step behind it
@@ -279,7 +280,8 @@ class Parameters:
         sizes = {name: count / steps[name] for name, count in elements.items()}
         if sizes:
             sizes |= dict.fromkeys(localized(self._model), 1.0)  # so that there is no norm without them
-        norms = Norms(tuple(sketches), sizes, steps, backward, self._skips)
+        self._all_steps.update(steps)
+        norms = Norms(tuple(sketches), sizes, dict(self._all_steps), backward, self._skips)
         self._sparse.clear()
         self._sizes.clear()
         self._skips = False

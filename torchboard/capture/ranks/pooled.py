@@ -76,8 +76,8 @@ def pooled(phases: Phases, ranks: Ranks, model: nn.Module) -> dict[str, tuple[Pe
             whole = _whole_of(posts, ranks)
             if any(steps > whole.steps.get(ranks.rank, 0) for steps in whole.steps.values()):
                 ranks.tell(
-                    "Rank 0 captured fewer steps of the training in an epoch than another rank did: the gradients, updates and "
-                    "norms that all ranks have alike are told by rank 0, and of steps that it did not take they are missing. "
+                    "Rank 0 has captured fewer steps of the training than another rank: the gradients, updates and norms that "
+                    "all ranks have alike are told by rank 0, and of steps that it did not take they are missing. "
                     "Give rank 0 as many batches as any other rank."
                 )
             phases = _with_sketches(phases, whole.snapshots())
@@ -103,7 +103,7 @@ class _Row(NamedTuple):
 
 
 def _steps(phases: Phases, ranks: Ranks, known: Collection[str]) -> int:
-    """How many captured steps the parameters had that rank 0 has too."""
+    """How many captured steps the parameters that rank 0 has too have had so far."""
     norms = (one for one in phases.get(TRAIN, ()) if isinstance(one, Norms))
     counts = (count for one in norms for name, count in one.steps.items() if ranks.writes or tag_path(name) in known)
     return max(counts, default=0)
@@ -208,7 +208,7 @@ class _Whole:
         self._notes: dict[str, dict[str, str]] = {}
         self._rows = _blank(_BLANK + 1)
         self.steps: dict[int, int] = {}
-        """How many steps of the training each rank captured."""
+        """How many steps of the training each rank has captured so far, with an epoch whose end it left out."""
 
     def add(self, rank: int, steps: int, names: Sequence[Sequence[str]], rows: _Sparse) -> None:
         """Adds one rank's rows, but for those that a rank before it has given too."""
