@@ -825,7 +825,7 @@ def test_a_captured_value_that_cannot_be_had_later_is_warned_of_and_no_other_is_
                 warnings.simplefilter("always")
                 monitor.log_epoch()
             assert [f"{one.message}" for one in told] == [
-                "some values of this model cannot be captured and are left out (ArithmeticError: no norm)"
+                "some values of this model cannot be captured: left out (ArithmeticError: no norm)"
             ] * (epoch == 0)
     log = read(tmp_path)
     assert [*log.scalars("gradient_norm", run="train").values] == [1, 1]
