@@ -23,7 +23,7 @@ from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchboard import Capture, Monitor
-from torchboard.capture.ranks.exchange import Ranks
+from torchboard.capture.ranks.mail import Mail
 from torchboard.sink.null import NullSink
 
 VARIANTS = {
@@ -67,13 +67,13 @@ def train(rank: int, variant: str, directory: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     monitor = Monitor(model, sink=sink, capture=Capture(every=1), feature_maps=False, write_graph=False)
     sent = [0]
-    give = Ranks._give
+    give = Mail.give
 
-    def counted(ranks: Ranks, key: str, payload: bytes) -> None:
+    def counted(mail: Mail, key: str, payload: bytes) -> list[str]:
         sent[0] += len(payload)
-        give(ranks, key, payload)
+        return give(mail, key, payload)
 
-    Ranks._give = counted
+    Mail.give = counted
     figures = []
     for epoch in range(EPOCHS + 1):
         images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(2 * epoch + rank))
