@@ -133,5 +133,5 @@ def test_what_is_said_of_hooks_is_for_one_call_alone(batch):
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert len([*copied.modules()]) == len(parts)
         assert torch.equal(copied(batch[0]), layer(batch[0]))
-    fused.take_off()
+    fused.remove()
     assert len(layer._forward_hooks) == 1 and not layer._forward_pre_hooks and not layer._forward_hooks_always_called

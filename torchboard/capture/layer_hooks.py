@@ -119,6 +119,6 @@ class LayerHooks:
                 if layer is not None and layer._forward_hooks.pop(key, None) is None:
                     self.taken[name] = None
         if model is None:
-            self._fused.take_off()
+            self._fused.remove()
         self._off = set() if model is None else self._off | models
         self.are_on = model is not None

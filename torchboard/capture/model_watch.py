@@ -191,7 +191,9 @@ class ModelWatch:
             }
             train = phases.setdefault(TRAIN, [])
             train += self._faults.seen("dead units", self._recorder.dead_units.collect)
-            train += self._faults.seen("gradients and updates", partial(self._parameters.collect, self._recorder.in_stage))
+            train += self._faults.seen(
+                "gradients and updates", partial(self._parameters.collect, self._recorder.in_stage)
+            )
             train += self._faults.seen("skipped steps", self._loss_scale.collect)
             if self._feature_maps is not None:
                 train += self._faults.seen("feature maps", self._feature_maps.collect)

@@ -58,10 +58,11 @@ class NextPasses:
         is_compiled = any(not compiled_modules(model) <= set(left_out) for model in models.values())
         self._most_runs = _PATIENCE if is_compiled else inf
         self._first: dict[str, list[RemovableHandle]] = {key: [] for key in models}
-        self._all: list[RemovableHandle] = []
+        self._all: list[RemovableHandle | FusedLayers] = []
         parts = chain.from_iterable(model.modules() for model in models.values())
-        self._fused = FusedLayers(part for part in parts if part not in left_out)
-        self._fused.put_on()
+        fused = FusedLayers(part for part in parts if part not in left_out)
+        fused.put_on()
+        self._all.append(fused)
         for key, model in models.items():
             self._watch(key, model)
 
@@ -69,7 +70,6 @@ class NextPasses:
         """Takes the hooks away."""
         for handle in chain(self._all, *self._first.values()):
             handle.remove()
-        self._fused.take_off()
 
     def _watch(self, key: str, model: nn.Module) -> None:
         first = self._first[key]

@@ -59,9 +59,7 @@ class _EagerWindows:
                 return
             ours, self._stance = self._stance, None
             meeting.end(self._compiling)
-            with suppress(
-                RuntimeError
-            ):  # compiled code is running: the user has set a stance in the window, and keeps it
+            with suppress(RuntimeError):  # compiled code is running: the user's stance of the window stays
                 _put_back(ours)
 
     def _compiling(self, call: OperatorRun) -> Any:

@@ -53,8 +53,8 @@ class FusedLayers:
             layer._forward_hooks[self._key] = self._ends
             layer._forward_hooks_always_called[self._key] = True
 
-    def take_off(self) -> None:
-        """They are off."""
+    def remove(self) -> None:
+        """They are off; named as the same of a handle."""
         for layer in self._layers:
             layer._forward_pre_hooks.pop(self._key, None)
             layer._forward_hooks.pop(self._key, None)

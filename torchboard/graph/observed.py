@@ -57,8 +57,7 @@ class GraphRecorder:
         self.error: Exception | None = None
         self._model = model
         self._pass: _Pass | None = None
-        self._handles: list[RemovableHandle] = []
-        self._fused: FusedLayers | None = None
+        self._handles: list[RemovableHandle | FusedLayers] = []
         self._turn = [True]
 
     @property
@@ -77,8 +76,9 @@ class GraphRecorder:
                 f"a {type(root).__name__}", "TorchScript takes no hooks", "record it unscripted"
             )
             return
-        self._fused = FusedLayers(names)
-        self._fused.put_on()
+        fused = FusedLayers(names)
+        fused.put_on()
+        self._handles.append(fused)
         for module, name in names.items():
             if not isinstance(module, torch.jit.ScriptModule):
                 self._hook(module, name, module is root)
@@ -92,8 +92,6 @@ class GraphRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._fused is not None:
-            self._fused.take_off()
 
     def _hook(self, module: nn.Module, name: str, is_root: bool) -> None:
         begins = self._root_begins if is_root else functools.partial(self._begins, name)

@@ -48,8 +48,7 @@ class StepRecorder:
         self._model = model
         self._tape: StepTape | None = None
         self._modes: modes.Modes | None = None
-        self._handles: list[RemovableHandle] = []
-        self._fused: FusedLayers | None = None
+        self._handles: list[RemovableHandle | FusedLayers] = []
         self._optimizer_handles: list[RemovableHandle] = []
 
     @property
@@ -72,8 +71,9 @@ class StepRecorder:
         if self._model is not root:
             self._handles.append(self._model.register_forward_pre_hook(GuardedHook(self._starts, self._failed)))
         names = module_names(self._model)
-        self._fused = FusedLayers(names)
-        self._fused.put_on()
+        fused = FusedLayers(names)
+        fused.put_on()
+        self._handles.append(fused)
         for module, name in names.items():
             if isinstance(module, torch.jit.ScriptModule):
                 continue
@@ -95,8 +95,6 @@ class StepRecorder:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._fused is not None:
-            self._fused.take_off()
 
     def close(self) -> None:
         """Takes all hooks off. Not to be called within an optimizer's step, which goes through its hooks."""

@@ -29,11 +29,12 @@ class LayerMarks:
 
     def __init__(self, model: nn.Module) -> None:
         self.layers: dict[str, str] = {}
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | FusedLayers] = []
         self._running: dict[int, list[record_function]] = {}
         compiled = compiled_modules(model)
-        self._fused = FusedLayers(module for module in module_names(model) if module not in compiled)
-        self._fused.put_on()
+        fused = FusedLayers(module for module in module_names(model) if module not in compiled)
+        fused.put_on()
+        self._handles.append(fused)
         for module, name in module_names(model).items():
             if module not in compiled and not isinstance(module, torch.jit.ScriptModule):
                 title = f"{name} ({class_name(module)})" if name else class_name(module)
@@ -46,7 +47,6 @@ class LayerMarks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._fused.take_off()
         for marks in self._running.values():
             while marks:
                 _leave(marks.pop())
