@@ -182,23 +182,21 @@ class ModelWatch:
         With ``ranks`` it is on rank 0 what all of them captured, and on the others nothing; all call it at the same time.
         What a collector raises is kept for ``errors``, and there is nothing of it.
         """
+        seen = self._faults.seen
         with self.overhead:
             self._late.look()
             self._recorder.arm(False)  # armed again, it finds layers that came since
             phases = {
-                phase: self._faults.seen("activations", partial(self._recorder.collect, phase))
-                for phase in self._recorder.phases()
+                phase: seen("activations", partial(self._recorder.collect, phase)) for phase in self._recorder.phases()
             }
             train = phases.setdefault(TRAIN, [])
-            train += self._faults.seen("dead units", self._recorder.dead_units.collect)
-            train += self._faults.seen(
-                "gradients and updates", partial(self._parameters.collect, self._recorder.in_stage)
-            )
-            train += self._faults.seen("skipped steps", self._loss_scale.collect)
+            train += seen("dead units", self._recorder.dead_units.collect)
+            train += seen("gradients and updates", partial(self._parameters.collect, self._recorder.in_stage))
+            train += seen("skipped steps", self._loss_scale.collect)
             if self._feature_maps is not None:
-                train += self._faults.seen("feature maps", self._feature_maps.collect)
+                train += seen("feature maps", self._feature_maps.collect)
             for collector in self._more:
-                train += self._faults.seen("weight images and notes", collector.collect)
+                train += seen("weight images and notes", collector.collect)
         if self.overhead.limit is not None:
             train.append(Figures((("monitor/overhead", Scalar(self.overhead.take())),)))
             if ranks is not None:
